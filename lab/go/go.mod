@@ -1,0 +1,3 @@
+module servicemesh.migration/lab/go
+
+go 1.24

@@ -1,0 +1,206 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mesh `asm`: what a customer sees of Alibaba Cloud Service Mesh, beside the ACK cluster.
+
+An API server of its own holds the Istio configuration and the IstioGateways. istiod is a process in the cloud at
+10.10.0.3: configuration from there, Services, secrets and token reviews from the ACK cluster (a remote cluster of Istio's
+multi-cluster kind, named by the ACK cluster's id). In the ACK cluster it is the selectorless Service `istiod-1-31-0` in
+istio-system, as ASM names it. It shares the source mesh's root certificate through an intermediate authority of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab import binaries, mesh_ca, net, proc
+from lab.cluster import REGION, Cluster
+from lab.mesh_source import AGENT_ENV, ISTIOD_ENV, NAMESPACE, namespace, secret
+from lab.state import Lab, LabError, write_atomic
+
+ACK_ID = "c0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+MESH_ID = "c0asm11112222333344445555666677778"
+ISTIOD = f"istiod-{binaries.ISTIO.replace('.', '-')}"
+CRDS = Path(__file__).resolve().parent / "crds"
+Object = dict[str, Any]
+
+
+def istio_crds(lab: Lab) -> list[Object]:
+    """Istio's CustomResourceDefinitions, as this istioctl writes them; kept in the cache."""
+    program = binaries.path("istioctl")
+    stat = program.stat()
+    stamp = hashlib.sha256(f"{program}{stat.st_size}{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    file = lab.cache / f"istio-crds-{stamp}.json"
+    if not file.exists():
+        argv = [str(program), "manifest", "generate", "--set", "profile=minimal", "--set", "components.pilot.enabled=false"]
+        done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "HOME": str(lab.dir)})
+        if done.returncode:
+            raise LabError(f"istioctl manifest generate failed: {done.stderr.strip()[-2000:]}")
+        loaded = yaml.load_all(done.stdout, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        crds = [one for one in loaded if one and one["kind"] == "CustomResourceDefinition"]
+        write_atomic(file, json.dumps(crds), 0o644)
+    found: list[Object] = json.loads(file.read_text())
+    return found
+
+
+def own_crds() -> list[Object]:
+    """The CustomResourceDefinitions of lab/crds."""
+    return [yaml.safe_load(path.read_text()) for path in sorted(CRDS.glob("*.yaml"))]
+
+
+def mesh_config() -> Object:
+    """ConfigMap `istio` of the control plane."""
+    config = {
+        "trustDomain": "cluster.local",
+        "accessLogFile": "/dev/stdout",
+        "enablePrometheusMerge": False,
+        "rootNamespace": NAMESPACE,
+        "defaultConfig": {"discoveryAddress": f"{ISTIOD}.{NAMESPACE}.svc:15012", "proxyMetadata": AGENT_ENV},
+    }
+    meta = {"name": "istio", "namespace": NAMESPACE}
+    data = {"mesh": json.dumps(config, indent=1), "meshNetworks": "networks: {}"}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
+
+
+def remote_secret(kubeconfig: str) -> Object:
+    """Tells istiod of the ACK cluster (what `istioctl create-remote-secret` makes)."""
+    found = secret(f"istio-remote-secret-{ACK_ID}", "Opaque", {ACK_ID: kubeconfig})
+    found["metadata"] |= {"labels": {"istio/multiCluster": "true"}, "annotations": {"networking.istio.io/cluster": ACK_ID}}
+    return found
+
+
+def validation(root: str) -> Object:
+    """istiod judges Istio configuration before the control plane's API server stores it, as in any Istio."""
+    groups = ["security.istio.io", "networking.istio.io", "telemetry.istio.io", "extensions.istio.io"]
+    rule = {"operations": ["CREATE", "UPDATE"], "apiGroups": groups, "apiVersions": ["*"], "resources": ["*"]}
+    url = f"https://{net.ASM_ADDRESS}:15017/validate"
+    hook = {
+        "name": "validation.istio.io",
+        "clientConfig": {"url": url, "caBundle": base64.b64encode(root.encode()).decode()},
+        "rules": [rule],
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "timeoutSeconds": 5,
+        "admissionReviewVersions": ["v1"],
+    }
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "istio-validator-istio-system"},
+        "webhooks": [hook],
+    }
+
+
+def service() -> list[tuple[str, str, Object]]:
+    """istiod in the ACK cluster: (apiVersion, plural, object) of the Service and its EndpointSlice."""
+    port = {"name": "tls-xds", "port": 15012, "protocol": "TCP"}
+    meta = {"name": ISTIOD, "namespace": NAMESPACE, "labels": {"app": "istiod", "provider": "asm"}}
+    one = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": [port]}}
+    labels = {"kubernetes.io/service-name": ISTIOD, "endpointslice.kubernetes.io/managed-by": "asm"}
+    slices = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "addressType": "IPv4",
+        "metadata": {"name": ISTIOD, "namespace": NAMESPACE, "labels": labels},
+        "ports": [port],
+        "endpoints": [{"addresses": [net.ASM_ADDRESS], "conditions": {"ready": True}}],
+    }
+    return [("v1", "services", one), ("discovery.k8s.io/v1", "endpointslices", slices)]
+
+
+def install(lab: Lab, ack: Cluster, asm: Cluster) -> None:
+    """Start the control plane and the gateway controller; there is no gateway until somebody makes an IstioGateway.
+
+    :raises LabError: a CRD is refused, istiod or the controller does not get ready.
+    """
+    authority = mesh_ca.mesh_authority(lab, "asm")
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        crds = [*istio_crds(lab), *own_crds()]
+        jobs = [pool.submit(asm.apply_object, one["apiVersion"], "customresourcedefinitions", one) for one in crds]
+        jobs.append(pool.submit(_control_plane_objects, ack, asm))
+        jobs.append(pool.submit(_ack_objects, ack))
+        for job in jobs:
+            job.result()
+    for crd in crds:
+        asm.wait(crd["metadata"]["name"], lambda crd=crd: _established(asm, crd), 20)  # type: ignore[misc]
+    with ThreadPoolExecutor() as pool:
+        for job in [pool.submit(start_istiod, lab, asm), pool.submit(start_controller, lab, ack, asm)]:
+            job.result()
+    webhook = validation((authority / "root-cert.pem").read_text())
+    asm.apply_object(webhook["apiVersion"], "validatingwebhookconfigurations", webhook)
+
+
+def _established(asm: Cluster, crd: Object) -> bool:
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
+    conditions = asm.api.get(path).get("status", {}).get("conditions") or []
+    return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
+
+
+def _control_plane_objects(ack: Cluster, asm: Cluster) -> None:
+    asm.apply_object("v1", "namespaces", namespace(NAMESPACE))
+    asm.apply_object("v1", "configmaps", mesh_config())
+    asm.apply_object("v1", "secrets", remote_secret(ack.kubeconfig.read_text()))
+
+
+def _ack_objects(ack: Cluster) -> None:
+    ack.apply_object("v1", "namespaces", namespace(NAMESPACE))
+    for api_version, plural, obj in service():
+        ack.apply_object(api_version, plural, obj)
+
+
+def start_istiod(lab: Lab, asm: Cluster) -> None:
+    """istiod as a process; ready when it has read both clusters."""
+    folder = lab.dir / "asm-istiod"  # it looks for several files relative to where it runs: there are none here
+    folder.mkdir(exist_ok=True)
+    host = net.ASM_ADDRESS
+    flags = {
+        "kubeconfig": asm.kubeconfig,
+        "clusterID": MESH_ID,
+        "httpAddr": f"{host}:8080",
+        "grpcAddr": f"{host}:15010",
+        "secureGRPCAddr": f"{host}:15012",
+        "httpsAddr": f"{host}:15017",
+        "monitoringAddr": f"{host}:15014",
+        "ctrlz_port": 0,
+        "domain": "cluster.local",
+    }
+    env = {
+        **ISTIOD_ENV,
+        "CLUSTER_ID": MESH_ID,
+        "POD_NAME": f"{ISTIOD}-0",
+        "POD_NAMESPACE": NAMESPACE,
+        "PILOT_CERT_PROVIDER": "istiod",
+        "ROOT_CA_DIR": str(mesh_ca.mesh_authority(lab, "asm")),
+        "EXTERNAL_ISTIOD": "true",
+        "ISTIOD_CUSTOM_HOST": f"{ISTIOD}.{NAMESPACE}.svc,{host}",
+        "INJECT_ENABLED": "false",
+        "VALIDATION_WEBHOOK_CONFIG_NAME": "",
+        "PILOT_ENABLE_GATEWAY_API": "false",
+        "HOME": str(folder),
+    }
+    argv = ["env", f"--chdir={folder}", str(binaries.path("pilot-discovery")), "discovery"]
+    argv += [f"--{key}={value}" for key, value in flags.items()]
+
+    def ready() -> bool:
+        with net.inside(lab), urllib.request.urlopen(f"http://{host}:8080/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+
+    proc.spawn(lab, "asm-istiod", argv, env=env, ready=ready, timeout=60)
+
+
+def start_controller(lab: Lab, ack: Cluster, asm: Cluster) -> None:
+    """The gateway controller as a process."""
+    argv = [sys.executable, "-m", "lab.asm", f"--asm-kubeconfig={asm.kubeconfig}", f"--ack-kubeconfig={ack.kubeconfig}"]
+    argv += [f"--cluster-id={ACK_ID}", f"--mesh-id={MESH_ID}", f"--region={REGION}", f"--istiod={ISTIOD}"]
+    proc.spawn(lab, "asm-controller", argv, env={"PYTHONPATH": str(CRDS.parents[1])})
