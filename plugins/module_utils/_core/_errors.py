@@ -1,0 +1,84 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""The one exception that reaches a user, written for a tired operator."""
+
+from __future__ import annotations
+
+import typing as t
+
+
+class MigrationError(Exception):
+    """What went wrong, where, why, and what to do next.
+
+    :arg what: one sentence, what could not be done.
+    :arg where: the object, as ``cluster/namespace/kind/name`` or ``clb/<id>/...``.
+    :arg why: the cause, as the API or the check gave it.
+    :arg todo: what the operator can do now.
+    :arg done: what has been changed already by this call (one line an item).
+    :arg not_done: what was planned and has not been changed.
+    :arg transient: whether the same call may succeed when simply repeated.
+    :arg details: plain data for machines (never a secret).
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        why: str = "",
+        todo: str = "",
+        done: t.Sequence[str] = (),
+        not_done: t.Sequence[str] = (),
+        transient: bool = False,
+        details: t.Mapping[str, t.Any] | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.why = why
+        self.todo = todo
+        self.done = list(done)
+        self.not_done = list(not_done)
+        self.transient = transient
+        self.details = dict(details or {})
+
+    @property
+    def message(self) -> str:
+        """All fields as the sentences that the operator reads."""
+        parts = [self.what.rstrip(".") + "."]
+        if self.where:
+            parts.append(f"Where: {self.where}.")
+        if self.why:
+            parts.append(f"Why: {self.why.rstrip('.')}.")
+        if self.todo:
+            parts.append(f"What to do: {self.todo.rstrip('.')}.")
+        if self.done:
+            parts.append("Changed already: " + "; ".join(self.done) + ".")
+        else:
+            parts.append("Nothing has been changed by this call.")
+        if self.not_done:
+            parts.append("Not changed: " + "; ".join(self.not_done) + ".")
+        return " ".join(parts)
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """The same fields as data, for the module's RV(error)."""
+        return {
+            "what": self.what,
+            "where": self.where,
+            "why": self.why,
+            "todo": self.todo,
+            "done": self.done,
+            "not_done": self.not_done,
+            "transient": self.transient,
+            "details": self.details,
+        }
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InputError(MigrationError):
+    """An option that cannot be right: found before anything is read or written."""

@@ -1,0 +1,198 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""The journal keeps what cluster and cloud forget: original values, decisions, observations, times.
+
+JSON lines in ``<state_dir>/<migration>/journal.jsonl`` (directory 0700, file 0600), append-only, on disk before
+each write to the outside and after it. A line is
+``{"time": ISO 8601 UTC, "run": id, "event": str, ...}``; events are ``original`` (key, value), ``begin``, ``done``,
+``failed`` (a Change), ``note`` and whatever a step observes. Mirrored, so that a fresh container finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import re
+import typing as t
+import uuid
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import scrub
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def make_private(folder: pathlib.Path) -> None:
+    """Make a folder and all that is missing above it, each with mode 0700 (mkdir's ``parents`` would give those 0755)."""
+    missing = [folder, *folder.parents]
+    for path in reversed([path for path in missing if not path.exists()]):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+class Mirror(t.Protocol):
+    """A second home of the journal: originals whole, of the rest the newest lines."""
+
+    def load(self) -> dict[str, t.Any]:
+        """Return ``{"originals": {key: value}}``, or an empty dict when there is none."""
+
+    def save(self, originals: dict[str, t.Any], tail: list[dict[str, t.Any]]) -> None:
+        """Write both. Raises MigrationError."""
+
+
+class Journal:
+    """See the module's docstring. In check mode (``enabled=False``) it reads and never writes."""
+
+    TAIL = 200
+
+    def __init__(
+        self,
+        state_dir: str,
+        migration: str,
+        *,
+        mirror: Mirror | None = None,
+        secrets: t.Collection[str] = (),
+        enabled: bool = True,
+        run: str | None = None,
+    ) -> None:
+        if not _NAME.fullmatch(migration):
+            raise InputError(
+                f"The migration's name {migration!r} cannot be used",
+                why="it names a folder and a ConfigMap: lower case letters, digits and '-', at most 63 characters",
+                todo="choose another value for the option migration",
+            )
+        self.directory = pathlib.Path(state_dir).expanduser() / migration
+        self.path = self.directory / "journal.jsonl"
+        self.migration = migration
+        self.run = run or uuid.uuid4().hex[:8]
+        self._mirror = mirror
+        self._secrets = tuple(secret for secret in secrets if secret)
+        self._enabled = enabled
+        self._originals: dict[str, t.Any] = {}
+        self._tail: list[dict[str, t.Any]] = []
+        self._load()
+
+    def _load(self) -> None:
+        """Originals of the mirror first, then those on disk; the first value ever kept wins."""
+        if self._mirror is not None:
+            self._originals.update(self._mirror.load().get("originals", {}))
+        for entry in self.entries():
+            event = entry.get("event")
+            if event == "original":
+                self._originals.setdefault(entry["key"], entry["value"])
+            elif event == "forget":
+                # A finished undo: the next migration of this name starts from the state of its own day.
+                self._originals.pop(entry["key"], None)
+            self._tail = [*self._tail, entry][-self.TAIL :]
+
+    def entries(self) -> list[dict[str, t.Any]]:
+        """All lines on disk. A half line at the end (the process was killed while writing) is left out."""
+        found: list[dict[str, t.Any]] = []
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return found
+        except OSError as error:
+            raise MigrationError("The journal cannot be read", where=str(self.path), why=str(error)) from error
+        # Line by line, and only at newlines: a half line may end inside of a character, a value may hold U+2028.
+        for line in data.split(b"\n"):
+            try:
+                entry = json.loads(line.decode("utf-8"))
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                found.append(entry)
+        return found
+
+    def write(self, event: str, **fields: t.Any) -> dict[str, t.Any]:
+        """Append one line and wait until it is on the disk."""
+        now = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="milliseconds")
+        entry = scrub({"time": now, "run": self.run, "event": event, **fields}, self._secrets)
+        if not self._enabled:
+            return t.cast("dict[str, t.Any]", entry)
+        line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
+        try:
+            make_private(self.directory)
+            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                size = os.fstat(fd).st_size
+                # A process killed in the middle of its line left no newline: ours starts on a fresh one.
+                if size and os.pread(fd, 1, size - 1) != b"\n":
+                    line = "\n" + line
+                rest = line.encode()
+                while rest:  # a disk that fills up takes a part and refuses the next
+                    rest = rest[os.write(fd, rest) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise MigrationError(
+                "The journal cannot be written, so nothing further is done",
+                where=str(self.path),
+                why=str(error),
+                todo="make room or set another state_dir, then run again",
+            ) from error
+        self._tail = [*self._tail, entry][-self.TAIL :]
+        return t.cast("dict[str, t.Any]", entry)
+
+    def keep_original(self, key: str, value: t.Any) -> t.Any:
+        """Remember a value as it was before this migration first touched it. Later calls keep the first value.
+
+        Returns the value that counts as the original. It is on disk and in the mirror when this returns.
+        """
+        if key in self._originals:
+            return self._originals[key]
+        self.keep_originals({key: value})
+        return value
+
+    def keep_originals(self, items: t.Mapping[str, t.Any]) -> None:
+        """As keep_original, for many keys with one write of the mirror."""
+        fresh = {key: value for key, value in items.items() if key not in self._originals}
+        if not fresh:
+            return
+        for key, value in fresh.items():
+            self.write("original", key=key, value=value)
+        if self._enabled:
+            self._originals.update(scrub(fresh, self._secrets))
+            self.sync()
+
+    def original(self, key: str, default: t.Any = None) -> t.Any:
+        return self._originals.get(key, default)
+
+    def originals(self, prefix: str = "") -> dict[str, t.Any]:
+        return {key: value for key, value in self._originals.items() if key.startswith(prefix)}
+
+    def forget(self, prefix: str) -> None:
+        """Drop originals after an undo has put them back."""
+        keys = [key for key in self._originals if key.startswith(prefix)]
+        for key in keys:
+            self.write("forget", key=key)
+        if self._enabled and keys:
+            for key in keys:
+                del self._originals[key]
+            self.sync()
+
+    def sync(self) -> None:
+        """Bring the mirror up to date."""
+        if self._mirror is not None and self._enabled:
+            self._mirror.save(dict(self._originals), list(self._tail))
+
+    @contextlib.contextmanager
+    def around(self, change: Change) -> t.Iterator[None]:
+        """``begin`` before the body, ``done`` after it, ``failed`` when it raises."""
+        facts = {"action": change.action, "target": change.target}
+        self.write("begin", **facts, before=change.before, after=change.after, reason=change.reason)
+        try:
+            yield
+        except MigrationError as error:
+            self.write("failed", **facts, error=error.message)
+            raise
+        self.write("done", **facts)

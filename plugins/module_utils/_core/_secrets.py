@@ -1,0 +1,38 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""Nothing secret may reach a journal, a diff, a report or a message."""
+
+from __future__ import annotations
+
+import typing as t
+
+MASK = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
+
+_SECRET_KEYS = frozenset(
+    {"api_key", "access_key_secret", "security_token", "password", "token", "client_key_data", "authorization"}
+)
+
+
+def scrub(value: t.Any, secrets: t.Collection[str] = ()) -> t.Any:
+    """A copy of plain data without secrets: known secret strings, well-known keys, and what a Secret holds."""
+    if isinstance(value, t.Mapping):
+        is_secret = value.get("kind") == "Secret"
+        clean: dict[str, t.Any] = {}
+        for key, item in value.items():
+            if str(key).lower() in _SECRET_KEYS and item:
+                clean[key] = MASK
+            elif is_secret and key in ("data", "stringData") and isinstance(item, t.Mapping):
+                clean[key] = dict.fromkeys(item, MASK)
+            else:
+                clean[key] = scrub(item, secrets)
+        return clean
+    if isinstance(value, (list, tuple)):
+        return [scrub(item, secrets) for item in value]
+    if isinstance(value, str):
+        for secret in secrets:
+            if secret and secret in value:
+                value = value.replace(secret, MASK)
+    return value

@@ -1,0 +1,424 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""One API server. The kubernetes library does authentication and TLS; objects stay plain dictionaries.
+
+Why not its typed clients: they drop fields that they do not know, and a mesh is made of such fields.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import typing as t
+import urllib.parse
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
+
+MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY = "application/apply-patch+yaml"
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+PAGE = 500
+
+Object = dict[str, t.Any]
+
+
+class Cluster:
+    """Calls to one API server; ``name`` is the word used in messages (``source`` or ``target``).
+
+    All calls raise MigrationError with ``details["status"]`` = HTTP status (0: no answer).
+    Reads and idempotent writes are repeated on 429, 5xx and broken connections; creates only when nothing can be doubled.
+    """
+
+    def __init__(self, name: str, options: t.Mapping[str, t.Any], attempts: int = 8) -> None:
+        self.name = name
+        self._attempts = attempts
+        self._timeout = float(options.get("request_timeout") or 30)
+        self._configuration = _configuration(name, options)
+        self.host = str(self._configuration.host).rstrip("/")
+        self._pool = _pool(self._configuration)
+        self._discovered: dict[str, list[Object]] = {}
+        self._wanted_uid = options.get("cluster_uid")
+        self._uid: str | None = None
+
+    # -- identity ------------------------------------------------------------------------------------------------
+
+    def uid(self) -> str:
+        """The UID of the namespace kube-system: the identity of a cluster."""
+        if self._uid is None:
+            found = self.get(kind_of("v1", "Namespace"), "kube-system")
+            if found is None:
+                raise MigrationError(
+                    "This is not a Kubernetes cluster as expected", where=self.where(), why="it has no namespace kube-system"
+                )
+            self._uid = str(found["metadata"]["uid"])
+        return self._uid
+
+    def guard(self) -> None:
+        """Refuse the wrong cluster. To be called before the first write, and cheap to call always."""
+        if self._wanted_uid and self.uid() != self._wanted_uid:
+            raise InputError(
+                f"The {self.name} cluster is not the one that was named",
+                where=self.where(),
+                why=f"the UID of its namespace kube-system is {self.uid()}, the option {self.name}.cluster_uid says "
+                f"{self._wanted_uid}",
+                todo=f"check kubeconfig and context of {self.name}",
+            )
+
+    def where(self, kind: Kind | None = None, name: str = "", namespace: str = "") -> str:
+        """``cluster/namespace/kind/name`` for messages and plans."""
+        parts = [self.name]
+        if kind is None:
+            return f"{self.name} ({self.host})"
+        if namespace:
+            parts.append(namespace)
+        parts.append(kind.kind)
+        if name:
+            parts.append(name)
+        return "/".join(parts)
+
+    # -- verbs ---------------------------------------------------------------------------------------------------
+
+    def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
+        """The object, or None when it (or its kind) is not there."""
+        try:
+            return self._call("GET", kind.path(namespace, name), where=self.where(kind, name, namespace))
+        except MigrationError as error:
+            if error.details.get("status") == 404:
+                return None
+            raise
+
+    def exists(self, kind: Kind, name: str, namespace: str = "") -> bool:
+        """Whether the object is there; only its metadata is sent, so the content of a Secret never gets here."""
+        try:
+            self._call("GET", kind.path(namespace, name), where=self.where(kind, name, namespace), accept=_METADATA)
+        except MigrationError as error:
+            if error.details.get("status") == 404:
+                return False
+            raise
+        return True
+
+    def text(self, path: str) -> str:
+        """The body of a GET that is not JSON, like what a pod answers through the API server's proxy."""
+        return str(self._call("GET", path, where=self.where(), accept="*/*").get("text", ""))
+
+    def list_all(
+        self, kind: Kind, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
+    ) -> t.Iterator[Object]:
+        """All objects, page by page. Nothing when the kind is not served."""
+        query = {"limit": str(PAGE)}
+        if label_selector:
+            query["labelSelector"] = label_selector
+        if field_selector:
+            query["fieldSelector"] = field_selector
+        while True:
+            try:
+                page = self._call("GET", kind.path(namespace), query=query, where=self.where(kind, "", namespace))
+            except MigrationError as error:
+                if error.details.get("status") == 404:
+                    return
+                raise
+            for item in page.get("items") or []:
+                item.setdefault("apiVersion", kind.api_version)
+                item.setdefault("kind", kind.kind)
+                yield item
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return
+            query["continue"] = token
+
+    def page(
+        self, kind: Kind, namespace: str = "", *, limit: int = PAGE, token: str = "", at: str = "", accept: str = ""
+    ) -> Object:
+        """One page of a LIST as it came. ``token``: of the page before; ``at``: exactly this resourceVersion. 404 is raised."""
+        query = {"limit": str(limit)}
+        if token:
+            query["continue"] = token
+        elif at:
+            query.update(resourceVersion=at, resourceVersionMatch="Exact")
+        where = self.where(kind, "", namespace)
+        return self._call("GET", kind.path(namespace), query=query, where=where, accept=accept or "application/json")
+
+    def groups(self) -> list[str]:
+        """The names of all API groups, without the core's."""
+        found = self._call("GET", "/apis", where=self.where()).get("groups") or []
+        return [str(group["name"]) for group in found]
+
+    def events_since(self, kind: Kind, version: str, seconds: float = 0.2) -> list[Object]:
+        """The watch events after a resourceVersion that are there within ``seconds`` (metadata only).
+
+        Raises MigrationError with status 410 when the API server does not remember that far back.
+        """
+        import urllib3  # pylint: disable=import-outside-toplevel
+
+        query = urllib.parse.urlencode({"watch": "1", "resourceVersion": version, "timeoutSeconds": "1"})
+        headers = {"Accept": _METADATA, "User-Agent": "servicemesh.migration", **self._auth_headers()}
+        timeout, data = urllib3.Timeout(connect=self._timeout, read=seconds), b""
+        try:
+            answer = self._pool.request(
+                "GET", f"{self.host}{kind.path()}?{query}", headers=headers, timeout=timeout, retries=False, preload_content=False
+            )
+            try:
+                for part in answer.stream(1 << 16, decode_content=True):
+                    data += part
+            except urllib3.exceptions.ReadTimeoutError:
+                pass  # nothing more came
+            status = answer.status
+            answer.close()
+        except urllib3.exceptions.ReadTimeoutError:
+            return []  # the server sends its headers with the first event
+        except urllib3.exceptions.HTTPError as error:
+            raise MigrationError(
+                f"The API server of {self.name} gave no answer to a watch", where=self.where(kind), why=_reason(error)
+            ) from error
+        if status >= 400:
+            self._read(status, data, "GET", self.where(kind))
+        events = [json.loads(line) for line in data.split(b"\n")[:-1] if line.strip()]
+        for event in events:
+            if event.get("type") == "ERROR":
+                code = int((event.get("object") or {}).get("code") or 500)
+                why = str((event.get("object") or {}).get("message") or "")
+                raise MigrationError("A watch ended with an error", where=self.where(kind), why=why, details={"status": code})
+        return events
+
+    def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
+        """Create; when an earlier try of this very call was answered too late, AlreadyExists is seen by the caller."""
+        meta = body["metadata"]
+        return self._call(
+            "POST",
+            kind.path(meta.get("namespace", "")),
+            body=body,
+            query={"dryRun": "All"} if dry_run else {},
+            where=self.where(kind, meta.get("name", ""), meta.get("namespace", "")),
+        )
+
+    def patch(self, kind: Kind, name: str, namespace: str, body: t.Any, *, content: str = MERGE, dry_run: bool = False) -> Object:
+        """Patch (merge patch by default). Give metadata.resourceVersion in the body to refuse a concurrent change (409)."""
+        return self._call(
+            "PATCH",
+            kind.path(namespace, name),
+            body=body,
+            content=content,
+            query={"dryRun": "All"} if dry_run else {},
+            where=self.where(kind, name, namespace),
+        )
+
+    def replace(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
+        """PUT of a whole object, guarded by its metadata.resourceVersion."""
+        meta = body["metadata"]
+        return self._call(
+            "PUT",
+            kind.path(meta.get("namespace", ""), meta["name"]),
+            body=body,
+            query={"dryRun": "All"} if dry_run else {},
+            where=self.where(kind, meta["name"], meta.get("namespace", "")),
+        )
+
+    def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "") -> None:
+        """Delete this very object (by UID when given); being gone already is success."""
+        body: Object = {"propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._call("DELETE", kind.path(namespace, name), body=body, where=self.where(kind, name, namespace))
+        except MigrationError as error:
+            if error.details.get("status") != 404:
+                raise
+
+    def served(self, group: str) -> list[Object]:
+        """Discovery: ``[{version, kind, plural, namespaced}]`` of a group, in the server's order of preference."""
+        if group not in self._discovered:
+            self._discovered[group] = list(self._discover(group))
+        return self._discovered[group]
+
+    def version(self) -> str:
+        """The API server's version, like v1.36.3."""
+        return str(self._call("GET", "/version", where=self.where()).get("gitVersion", ""))
+
+    def can(self, verb: str, kind: Kind, namespace: str = "") -> bool:
+        """Whether the credentials in use may do this (SelfSubjectAccessReview)."""
+        attributes = {"verb": verb, "group": kind.group, "resource": kind.plural, "namespace": namespace}
+        answer = self._call(
+            "POST",
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            body={
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": attributes},
+            },
+            where=self.where(),
+        )
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    # -- below ---------------------------------------------------------------------------------------------------
+
+    def _discover(self, group: str) -> t.Iterator[Object]:
+        root = "/api" if not group else f"/apis/{group}"
+        try:
+            answer = self._call("GET", root, where=self.where())
+        except MigrationError as error:
+            if error.details.get("status") == 404:
+                return
+            raise
+        versions = answer.get("versions") or []
+        for version in versions:
+            name = version if isinstance(version, str) else version["version"]
+            resources = self._call("GET", f"{root}/{name}", where=self.where())
+            for resource in resources.get("resources") or []:
+                if "/" not in resource["name"]:
+                    yield {
+                        "version": name,
+                        "kind": resource["kind"],
+                        "plural": resource["name"],
+                        "namespaced": bool(resource.get("namespaced")),
+                    }
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        where: str,
+        body: t.Any = None,
+        content: str = "application/json",
+        query: t.Mapping[str, str] | None = None,
+        accept: str = "application/json",
+    ) -> Object:
+        return retry(
+            lambda: self._once(method, path, where=where, body=body, content=content, query=query, accept=accept),
+            attempts=self._attempts,
+        )
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        *,
+        where: str,
+        body: t.Any,
+        content: str,
+        query: t.Mapping[str, str] | None,
+        accept: str,
+    ) -> Object:
+        import urllib3  # pylint: disable=import-outside-toplevel
+
+        url = self.host + path + ("?" + urllib.parse.urlencode(query) if query else "")
+        headers = {"Accept": accept, "User-Agent": "servicemesh.migration", **self._auth_headers()}
+        data = None
+        if body is not None:
+            headers["Content-Type"] = content
+            data = json.dumps(body).encode()
+        try:
+            answer = self._pool.request(
+                method, url, body=data, headers=headers, timeout=self._timeout, retries=False, preload_content=True
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise MigrationError(
+                f"The API server of {self.name} gave no answer to {method}",
+                where=f"{where} at {self.host}",
+                why=_reason(error),
+                todo="check the address, the network and the proxy",
+                transient=not isinstance(error, urllib3.exceptions.SSLError),
+                details={"status": 0},
+            ) from error
+        return self._read(answer.status, answer.data, method, where)
+
+    def _auth_headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        for setting in self._configuration.auth_settings().values():
+            if setting.get("in") == "header" and setting.get("value"):
+                headers[setting["key"]] = setting["value"]
+        return headers
+
+    def _read(self, status: int, data: bytes, method: str, where: str) -> Object:
+        try:
+            answer = json.loads(data) if data else {}
+        except ValueError:
+            answer = {"text": data.decode(errors="replace")} if status < 400 else {}
+        if status < 400 and isinstance(answer, dict):
+            return answer
+        reason = str(answer.get("message") or "") if isinstance(answer, dict) else ""
+        reason = reason or data[:200].decode(errors="replace") or f"HTTP {status}"
+        todo = {
+            401: f"the credentials of {self.name} are expired or wrong: renew the token or the kubeconfig",
+            403: f"grant the user of {self.name} this right; docs/rbac.md lists all that are needed",
+            409: "somebody else changed the object at the same time: run again",
+        }.get(status, "")
+        raise MigrationError(
+            f"The API server of {self.name} answered {method} with {status}",
+            where=where,
+            why=reason,
+            todo=todo,
+            transient=status in _TRANSIENT,
+            details={"status": status, "reason": answer.get("reason") if isinstance(answer, dict) else None},
+        )
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    return text.split(">: ", 1)[-1] if ">: " in text else text or type(error).__name__
+
+
+def _configuration(name: str, options: t.Mapping[str, t.Any]) -> t.Any:
+    """A kubernetes.client.Configuration from the options; nothing is ever taken by silence."""
+    try:
+        from kubernetes import client, config  # pylint: disable=import-outside-toplevel
+    except ImportError as error:
+        raise InputError(
+            "The Python package kubernetes is missing where this module runs",
+            why=str(error),
+            todo="pip install kubernetes (for the Python in ansible_python_interpreter)",
+        ) from error
+    configuration = client.Configuration()
+    kubeconfig, host = options.get("kubeconfig"), options.get("host")
+    try:
+        if kubeconfig:
+            paths = [str(pathlib.Path(part).expanduser()) for part in str(kubeconfig).split(":")]
+            load_kube_config: t.Any = config.load_kube_config
+            load_kube_config(":".join(paths), options.get("context"), configuration, persist_config=False)
+        elif options.get("in_cluster"):
+            load_incluster: t.Any = config.load_incluster_config
+            load_incluster(configuration)
+        elif not host:
+            raise InputError(
+                f"It is not said which cluster {name} is",
+                why=f"neither {name}.kubeconfig nor {name}.host is set, and no cluster is ever guessed",
+                todo=f"set {name}.kubeconfig (and {name}.context), or {name}.host and {name}.api_key, or the environment "
+                f"variables {'K8S_AUTH' if name == 'source' else 'K8S_AUTH_TARGET'}_KUBECONFIG and so on",
+            )
+    except MigrationError:
+        raise
+    except Exception as error:  # ConfigException, YAML errors, OSError: all mean the same to the operator
+        raise InputError(
+            f"The kubeconfig of {name} cannot be used", where=str(kubeconfig), why=str(error), todo="check path and context"
+        ) from error
+    if host:
+        configuration.host = host
+    if options.get("api_key"):
+        configuration.refresh_api_key_hook = None  # it would put the kubeconfig's token back
+        for key in ("authorization", "BearerToken"):
+            configuration.api_key[key] = f"Bearer {options['api_key']}"
+    for option, attribute in (("ca_cert", "ssl_ca_cert"), ("client_cert", "cert_file"), ("client_key", "key_file")):
+        if options.get(option):
+            setattr(configuration, attribute, str(pathlib.Path(options[option]).expanduser()))
+    if options.get("validate_certs") is not None:
+        configuration.verify_ssl = bool(options["validate_certs"])
+    if options.get("proxy"):
+        configuration.proxy = options["proxy"]
+    return configuration
+
+
+def _pool(configuration: t.Any) -> t.Any:
+    from kubernetes import client  # pylint: disable=import-outside-toplevel
+
+    configuration.connection_pool_maxsize = max(16, getattr(configuration, "connection_pool_maxsize", 0) or 0)
+    try:
+        return client.ApiClient(configuration).rest_client.pool_manager
+    except Exception as error:  # unreadable certificate files
+        raise InputError("The certificates of a cluster cannot be read", where=str(configuration.host), why=str(error)) from error
