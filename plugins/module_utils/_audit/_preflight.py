@@ -1,0 +1,53 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""Logic of migration_preflight: read, check, and say it all at once."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._audit._checks import CHECKS
+from ansible_collections.servicemesh.migration.plugins.module_utils._audit._facts import read
+from ansible_collections.servicemesh.migration.plugins.module_utils._audit._finding import SEVERITIES, run_checks
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import check_input
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import pairs_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import parse_share
+
+
+def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
+    """The same in check mode: it only reads. Raises InputError for options that cannot be right."""
+    del check_mode
+    pairs_of(params["gateways"])
+    check_input(params["gateways"], {})
+    for step in params.get("steps") or []:
+        if isinstance(step, t.Mapping) and "share" not in step:
+            raise InputError("A step has no share", where="the option steps", why=str(step), todo="give each step a share")
+        parse_share(step["share"] if isinstance(step, t.Mapping) else step)
+    facts = read(params)
+    report = run_checks(CHECKS, facts, facts.problems)
+    result = {
+        "findings": [item.as_dict() for item in report.findings],
+        "passed": report.passed,
+        "skipped": report.skipped,
+        "summary": report.summary,
+    }
+    outcome = Outcome(result=result)
+    least = params["fail_on"]
+    bad = [item for item in report.findings if least != "never" and SEVERITIES.index(item.severity) <= SEVERITIES.index(least)]
+    if bad:
+        lines = [f"{item.severity} {item.id}: {item.subject}: {item.message}" for item in bad]
+        more = f"; and {len(lines) - 8} more (see findings)" if len(lines) > 8 else ""
+        outcome.failed = MigrationError(
+            f"{len(bad)} findings stand against this migration",
+            where=bad[0].subject,
+            why="; ".join(lines[:8]) + more,
+            todo=bad[0].hint or "mend what is found, and run again",
+        )
+    else:
+        outcome.warnings = [f"{item.id}: {item.subject}: {item.message}" for item in report.of("warning")]
+    return outcome

@@ -1,0 +1,273 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""Reads everything of a backup as it was at one moment, page by page, into a writer; then asks what changed meanwhile.
+
+All kinds are read at one resourceVersion (``resourceVersionMatch=Exact``), so a VirtualService and the Service it names are of
+the same moment. The next page is on its way while this one is written.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import datetime
+import gc
+import typing as t
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope, _yaml
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._scope import Part
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import PAGE, Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
+
+_AHEAD = 2
+_LARGE = 16 << 20  # bytes of a page of objects; the next ones are asked for in smaller pieces
+_NAMES = 50
+
+
+@dataclasses.dataclass
+class Scope:
+    """What is asked for; the fields are the options of mesh_backup."""
+
+    namespaces: list[str]
+    groups: list[str]
+    more_kinds: list[str]
+    skip_kinds: list[str]
+    services: str
+    workloads: str
+    secrets: str
+    config_maps: str
+
+    def parts(self, cluster: Cluster) -> list[Part]:
+        """The kinds in the order in which they are read: those that refer before those that are referred to."""
+        found = [Part(kind) for kind in _scope.find_kinds(cluster, self.groups, self.more_kinds)]
+        for mode, kinds in (
+            (self.services, (_scope.SERVICE,)),
+            (self.workloads, _scope.WORKLOADS),
+            (self.workloads, (_scope.ACCOUNT,)),
+            (self.secrets, (_scope.SECRET,)),
+            (self.config_maps, (_scope.CONFIG_MAP,)),
+        ):
+            if mode != "none":
+                found += [Part(kind, "referred" if kind == _scope.ACCOUNT else mode) for kind in kinds]
+        unique: dict[str, Part] = {}
+        for part in found:
+            unique.setdefault(_name(part.kind), part)
+        return [part for name, part in unique.items() if name not in self.skip_kinds]
+
+
+def _name(kind: Kind) -> str:
+    return f"{kind.group}/{kind.kind}" if kind.group else kind.kind
+
+
+class Pages:
+    """The pages of one kind, the next one always asked for ahead. Nothing of it is kept."""
+
+    def __init__(
+        self, pool: concurrent.futures.Executor, cluster: Cluster, kind: Kind, namespaces: t.Sequence[str], at: str
+    ) -> None:
+        self._pool, self._cluster, self._kind, self._at = pool, cluster, kind, at
+        self._places = collections.deque(sorted(namespaces) if kind.namespaced and namespaces else [""])
+        self._limit = PAGE
+        self.version = at
+        self.more_than_a_page: list[str] = []
+        self._place = self._places.popleft()
+        self._next: concurrent.futures.Future[Object] | None = self._ask("")
+
+    def _ask(self, token: str) -> concurrent.futures.Future[Object]:
+        return self._pool.submit(
+            self._cluster.page, self._kind, self._place, limit=self._limit, token=token, at="" if token else self._at
+        )
+
+    def __iter__(self) -> t.Iterator[list[Object]]:
+        while self._next is not None:
+            page = self._next.result()
+            meta = page.get("metadata") or {}
+            items = page.get("items") or []
+            self.version = self.version or str(meta.get("resourceVersion", ""))
+            token = meta.get("continue")
+            if token:
+                if self._place not in self.more_than_a_page:
+                    self.more_than_a_page.append(self._place)
+                self._next = self._ask(token)
+            elif self._places:
+                self._place = self._places.popleft()
+                self._next = self._ask("")
+            else:
+                self._next = None
+            yield items
+
+    def smaller(self, size: int, count: int) -> None:
+        """The last page had this size: ask for fewer objects when they are large."""
+        if size > _LARGE and count > 1:
+            self._limit = max(1, int(count * _LARGE / size))
+
+
+class Collector:
+    """One backup. ``encrypt``: ``none`` (no key), ``secrets`` or ``all``."""
+
+    def __init__(self, cluster: Cluster, scope: Scope, writer: Writer, encrypt: str) -> None:
+        self.cluster, self.scope, self.writer, self.encrypt = cluster, scope, writer, encrypt
+        self.references = _scope.References()
+        self.lists: list[Object] = []
+        self.exposed: list[str] = []
+        self._left_out: dict[tuple[str, str], list[str]] = {}
+        self._missing: list[Object] = []
+        self._kinds: dict[str, Kind] = {}
+
+    def run(self) -> Object:
+        """Read and write everything. Returns the facts for the manifest. Raises MigrationError."""
+        # Millions of small objects without cycles come and go: looking for cycles among them costs a fifth of the time.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self._run()
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _run(self) -> Object:
+        cluster = self.cluster
+        parts = self.scope.parts(cluster)
+        self._kinds = {_name(part.kind): part.kind for part in parts}
+        at = str(cluster.page(_scope.NAMESPACE, limit=1)["metadata"]["resourceVersion"])
+        with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
+            waiting = collections.deque(parts)
+            running: collections.deque[tuple[Part, Pages]] = collections.deque()
+            while waiting or running:
+                while waiting and len(running) < _AHEAD:
+                    part = waiting.popleft()
+                    running.append((part, Pages(pool, cluster, part.kind, self.scope.namespaces, at)))
+                self._kind(*running.popleft())
+        self._namespaces(at)
+        return {
+            "created": datetime.datetime.now(tz=datetime.timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017
+            "cluster": {"uid": cluster.uid(), "host": cluster.host, "version": cluster.version()},
+            "resource_version": at,
+            "scope": dataclasses.asdict(self.scope),
+            "encrypt": self.encrypt,
+            "lists": self.lists,
+            "left_out": [
+                {"kind": kind, "why": why, "count": len(names), "names": names[:_NAMES]}
+                for (kind, why), names in sorted(self._left_out.items())
+            ]
+            + self._missing,
+            "drift": self._drift(),
+        }
+
+    def _kind(self, part: Part, pages: Pages) -> None:
+        kind, wanted = part.kind, part.mode == "all"
+        api_version, name = kind.api_version, kind.kind
+        refers = not wanted or kind.group not in ("", "apps")
+        count = saved = 0
+        try:
+            for items in pages:
+                before = self.writer.bytes
+                for obj in items:
+                    obj["apiVersion"], obj["kind"] = api_version, name
+                    count += 1
+                    why = _scope.left_out(obj)
+                    if why:
+                        self._leave(kind, obj, why)
+                    elif wanted or self.references.wants(kind, obj):
+                        if refers:
+                            self.references.see(obj)
+                        self._add(obj)
+                        saved += 1
+                pages.smaller(self.writer.bytes - before, len(items))
+        except MigrationError as error:
+            self._refused(kind, count, error)
+            return
+        self._prove_count(kind, pages, count)
+        entry = {"kind": _name(kind), "api_version": api_version, "mode": part.mode, "listed": count, "saved": saved}
+        self.lists.append({**entry, "resource_version": pages.version})
+
+    def _refused(self, kind: Kind, count: int, error: MigrationError) -> None:
+        status = error.details.get("status")
+        if status == 404 and count == 0:
+            self._missing.append({"kind": _name(kind), "why": "the cluster stopped serving it", "count": 0, "names": []})
+            return
+        if status == 403:
+            error.todo = f"grant the right to list it, or leave it out by name: skip_kinds: [{_name(kind)}]"
+        if status == 404:
+            error.why, error.todo = "the kind was removed while it was read", "look who did it, then run again"
+        if status == 410:
+            error.todo = "it took longer than the API server remembers: choose fewer namespaces, or run again"
+        raise error
+
+    def _add(self, obj: Object) -> None:
+        meta = obj["metadata"]
+        uid, version = meta.get("uid", ""), meta.get("resourceVersion", "")
+        namespace = meta.get("namespace")
+        if namespace:
+            self.references.namespaces.add(namespace)
+        try:
+            text = _yaml.dump(_scope.clean(obj))
+        except ValueError:
+            text = ""  # the writer says what is wrong with it
+        secret = self.encrypt == "all"
+        if not secret and _scope.may_hold_secret(obj["kind"], text):
+            secret = self.encrypt == "secrets"
+            if not secret:
+                self.exposed.append(f"{namespace or ''}/{obj['kind']}/{meta['name']}")
+        self.writer.add(obj, uid=uid, resource_version=version, secret=secret, text=text)
+
+    def _leave(self, kind: Kind, obj: Object, why: str) -> None:
+        meta = obj["metadata"]
+        self._left_out.setdefault((_name(kind), why), []).append("/".join(filter(None, (meta.get("namespace"), meta["name"]))))
+
+    def _namespaces(self, at: str) -> None:
+        """The namespaces in which something was saved: their labels switch injection on."""
+        kind, saved = _scope.NAMESPACE, 0
+        found = {obj["metadata"]["name"]: obj for obj in self.cluster.list_all(kind)}
+        for name in sorted(self.references.namespaces & set(found)):
+            obj = found[name]
+            obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
+            self._add(obj)
+            saved += 1
+        entry = {"kind": _name(kind), "api_version": "v1", "mode": "referred", "listed": len(found), "saved": saved}
+        self.lists.append({**entry, "resource_version": at})
+
+    def _prove_count(self, kind: Kind, pages: Pages, count: int) -> None:
+        """What took several pages is counted against the number that the API server gives for the same moment."""
+        if pages.more_than_a_page != [""]:
+            return
+        page = self.cluster.page(kind, limit=1, at=pages.version)
+        told = (page.get("metadata") or {}).get("remainingItemCount")
+        there = len(page.get("items") or []) + told if told is not None else count
+        if there != count:
+            raise MigrationError(
+                "A list was not complete",
+                where=self.cluster.where(kind),
+                why=f"{count} objects were read, the API server says that it has {there}",
+                todo="run again",
+                transient=True,
+            )
+
+    def _drift(self) -> Object:
+        """Events of every kind since it was read: the backup holds the state before them."""
+
+        def one(entry: Object) -> Object:
+            names = set()
+            for event in self.cluster.events_since(self._kinds[entry["kind"]], entry["resource_version"]):
+                meta = event["object"].get("metadata") or {}
+                if not self.scope.namespaces or meta.get("namespace") in (None, *self.scope.namespaces):
+                    names.add(f"{event['type'].lower()} {meta.get('namespace') or ''}/{meta.get('name')}")
+            return {"kind": entry["kind"], "changes": sorted(names)}
+
+        watched = [entry for entry in self.lists if entry["listed"] and entry["mode"] == "all"]
+        found: Object = {"changes": 0, "kinds": [], "unknown": []}
+        for answer in each(watched, one, workers=16):
+            if answer.error is not None:
+                found["unknown"].append(answer.item["kind"])
+            elif answer.value and answer.value["changes"]:
+                changes = answer.value["changes"]
+                found["changes"] += len(changes)
+                found["kinds"].append({**answer.value, "changes": changes[:_NAMES], "count": len(changes)})
+        return found

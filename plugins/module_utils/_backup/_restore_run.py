@@ -1,0 +1,439 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""observe, plan, rehearse, apply and verify of mesh_restore. The archive is read as a stream, once for each step of the order."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import datetime
+import hashlib
+import pathlib
+import typing as t
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _restore, _scope, _yaml
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._compare import differing, fingerprint, lost
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._info_run import (
+    OWNED,
+    TERMINATING,
+    Live,
+    read_live,
+    served_kinds,
+)
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import Choice, RestorePlan
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Seal, seal_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
+
+STAND_IN = "default"
+
+
+def restore_spec() -> Object:
+    """Options of mesh_restore, beside the cluster and the keys."""
+    return {
+        "archive": {"type": "path", "required": True},
+        "existing": {"type": "str", "choices": ["refuse", "skip", "update"], "default": "refuse"},
+        "namespaces": {"type": "list", "elements": "str", "default": []},
+        "only": {"type": "list", "elements": "str", "default": []},
+        "namespace_map": {"type": "dict", "default": {}},
+        "prune": {"type": "bool", "default": False},
+        "workers": {"type": "int", "default": 16},
+        "undo_dir": {"type": "path", "default": "~/.ansible/servicemesh-migration/undo"},
+    }
+
+
+T = t.TypeVar("T")
+
+
+class Restore:
+    """One restore of one archive into one cluster."""
+
+    def __init__(self, params: t.Mapping[str, t.Any], reader: Reader, seal: Seal | None) -> None:
+        self.params, self.reader, self.seal = params, reader, seal
+        self.choice: Choice = _restore.choice_of(params)
+        self.cluster = Cluster("target", params["target"])
+        self.cluster.guard()
+        self.workers = max(1, min(32, params["workers"]))
+        self.plan = RestorePlan()
+        self.live = Live({}, {})
+        self.there: set[str] = set()  # namespaces of the target
+        self.places: set[str] = set()  # namespaces that objects go to
+        self.new: set[str] = set()  # those that will be made
+        self.same_cluster = False
+        self.done: list[str] = []
+        self.failed: list[str] = []
+        self.written = 0
+        self._owners: dict[tuple[str, str, str, str], str] = {}
+
+    # -- observe -----------------------------------------------------------------------------------------------------
+
+    def observe(self) -> None:
+        """What the target serves and has, of the kinds and namespaces that are restored."""
+        entries: set[tuple[str, str, str]] = set()
+        for entry in self.reader.entries():
+            if self.choice.wants(entry):
+                entries.add((entry.group, entry.kind, entry.api_version.rpartition("/")[2]))
+                self.places.add(self.choice.place(entry)[0])
+        self.places.discard("")
+        self.there = {item["metadata"]["name"] for item in self.cluster.list_all(_scope.NAMESPACE)}
+        kinds = served_kinds(self.cluster, entries)
+        limited = bool(self.choice.namespaces or self.choice.only) and not self.params["prune"]
+        self.live = read_live(self.cluster, kinds, self.places & self.there if limited else None, everything=True)
+        self.same_cluster = (self.reader.manifest.get("cluster") or {}).get("uid") == self.cluster.uid()
+
+    # -- plan, with the target's word on every write -------------------------------------------------------------------
+
+    def make_plan(self) -> None:
+        """Decide about every object; then the API server checks each write that would follow (server-side dry run)."""
+        needed: set[str] = set()
+        restored = {self.choice.place(e)[1] for e in self.reader.entries() if _restore.is_namespace(e) and self.choice.wants(e)}
+        seen: set[str] = set()
+        self.new = (restored | self.places) - self.there
+        for number, key, answer in self._flow(self._wanted(needed, seen), self._rehearse):
+            if answer is not None:
+                state, why, differences = answer
+                if state == _restore.DIFFERS:
+                    self.plan.update(number, key, differences)
+                else:
+                    self.plan.refuse(number, key, state, why)
+        self.plan.namespaces = sorted(needed - self.there - restored)
+        if self.params["prune"]:
+            self._prune(seen)
+
+    def _wanted(self, needed: set[str], seen: set[str]) -> t.Iterator[tuple[int, Entry, Object, Kind]]:
+        """Objects that would be written, after the first decision; the others go into the plan as they are."""
+        plan, policy = self.plan, self.params["existing"]
+        for entry, obj in self.reader.objects(self.choice.wants):
+            key = self.choice.key(entry)
+            if self.params["prune"]:
+                seen.add(key)
+            kind = self.live.kinds.get((entry.group, entry.kind))
+            found = self.live.objects.get(key)
+            if kind is None:
+                plan.add(entry, key, _restore.NOT_SERVED, "the target does not serve this kind: install its CRDs first")
+            elif obj is None:
+                plan.add(entry, key, _restore.UNREADABLE, f"it is encrypted with {entry.sealed}, and no key is given")
+            elif found is not None and found[2] == TERMINATING:
+                plan.add(entry, key, _restore.CONFLICT, "the target's is being deleted: run again when it is gone")
+            elif found is not None and found[2] == OWNED:
+                plan.add(entry, key, _restore.CONFLICT, "a controller of the target owns it and would undo the change")
+            else:
+                late = bool(obj["metadata"].get("ownerReferences"))
+                if found is None:
+                    number = plan.add(entry, key, _restore.CREATE, late=late)
+                    needed.update({self.choice.place(entry)[0]} - {""})
+                elif self._equal(entry, obj, found):
+                    plan.add(entry, key, _restore.SAME)
+                    continue
+                elif policy == "update":
+                    number = plan.add(entry, key, _restore.DIFFERS, late=late)
+                    plan.codes[number] = 2
+                else:
+                    plan.add(entry, key, _restore.DIFFERS, "it is left as it is", self._differences(entry, obj, kind))
+                    continue
+                yield number, entry, obj, kind
+
+    def _equal(self, entry: Entry, obj: Object, found: tuple[str, str, bytes]) -> bool:
+        if self.same_cluster and found[:2] == (entry.uid, entry.resource_version):
+            return True
+        return found[2] == fingerprint(obj)
+
+    def _secret(self, entry: Entry, obj: Object) -> bool:
+        return bool(entry.sealed) or _scope.may_hold_secret(entry.kind, _yaml.dump(obj))
+
+    def _differences(self, entry: Entry, obj: Object, kind: Kind) -> list[str]:
+        namespace, name = self.choice.place(entry)
+        now = self.cluster.get(kind, name, namespace)
+        if now is None or len(self.plan.items) >= 300:
+            return []
+        return differing(obj, {**now, "apiVersion": kind.api_version, "kind": kind.kind}, secret=self._secret(entry, obj))
+
+    def _rehearse(self, job: tuple[int, Entry, Object, Kind]) -> tuple[int, str, tuple[str, str, list[str]] | None]:
+        """None: the target takes it."""
+        number, entry, obj, kind = job
+        key, update = self.choice.key(entry), self.plan.codes[number] == 2
+        secret = self._secret(entry, obj)
+        body = _restore.body_of(entry, obj, kind.api_version, self.choice, same_cluster=self.same_cluster)
+        differences: list[str] = []
+        try:
+            if update:
+                namespace, name = self.choice.place(entry)
+                live = self.cluster.get(kind, name, namespace)
+                if live is None:
+                    return number, key, (_restore.REFUSED, "it vanished from the target: run again", [])
+                live["apiVersion"], live["kind"] = kind.api_version, kind.kind
+                differences = differing(body, live, secret=secret)
+                stored = self.cluster.replace(kind, _restore.over(body, live), dry_run=True)
+                stored["apiVersion"], stored["kind"] = kind.api_version, kind.kind
+                if fingerprint(stored) == fingerprint(live):
+                    return number, key, (_restore.SAME, "", [])  # the difference is a default of the API server
+            else:
+                stored = self.cluster.create(kind, self._stand_in(body), dry_run=True)
+        except MigrationError as error:
+            if not error.details.get("status"):
+                raise
+            return number, key, (_restore.REFUSED, self._reason(error, secret), [])
+        missing = lost(_payload(body), _payload(stored))
+        if missing:
+            return number, key, (_restore.REFUSED, f"the target would drop {', '.join(missing)}", [])
+        return number, key, (_restore.DIFFERS, "", differences) if update else None
+
+    def _reason(self, error: MigrationError, secret: bool) -> str:
+        """What the API server says may quote the object: not when that may hold a secret."""
+        if secret:
+            return f"the API server answered {error.details.get('status')} {error.details.get('reason') or ''}".rstrip()
+        return error.why or error.what
+
+    def _stand_in(self, body: Object) -> Object:
+        """An object in a namespace that is not there yet is checked in another one, by another name."""
+        meta = body["metadata"]
+        owned = "ownerReferences" in meta
+        strange = meta.get("namespace") in self.new
+        if not strange and not owned:
+            return body
+        fresh = {**body, "metadata": {key: value for key, value in meta.items() if key != "ownerReferences"}}
+        if strange:
+            digest = hashlib.sha256(f"{meta.get('namespace')}/{meta['name']}".encode()).hexdigest()[:12]
+            fresh["metadata"].update(namespace=STAND_IN, name=f"dry-run-{digest}")
+        return fresh
+
+    def _prune(self, seen: set[str]) -> None:
+        """Objects of the target that the archive would hold if they had been there: each one is named in the plan."""
+        manifest = self.reader.manifest
+        whole, places = _restore.prunable(manifest.get("lists") or (), manifest.get("scope") or {}, self.choice)
+        for key, (uid, _version, mark) in sorted(self.live.objects.items()):
+            group, kind, namespace, name = key.split("/", 3)
+            if key in seen or mark in (TERMINATING, OWNED) or (f"{group}/{kind}" if group else kind) not in whole:
+                continue
+            if places is not None and namespace not in places:
+                continue
+            entry = Entry(f"{group}/v1" if group else "v1", kind, name, "", 0, namespace)
+            if self.choice.only and not self.choice.wants(entry):
+                continue
+            self.plan.counts[_restore.EXTRA] += 1
+            self.plan.deletes.append((key, uid))
+
+    # -- apply ---------------------------------------------------------------------------------------------------------
+
+    def keep(self) -> str:
+        """A copy of everything that is overwritten or deleted, as an archive, before the first write. Returns its path."""
+        doomed = [*(item.key for item in self.plan.updates), *(key for key, _uid in self.plan.deletes)]
+        if not doomed:
+            return ""
+        now = datetime.datetime.now(tz=datetime.timezone.utc)  # noqa: UP017 (Python 3.9)
+        digest = hashlib.sha256("\n".join(doomed).encode()).hexdigest()[:12]
+        path = pathlib.Path(self.params["undo_dir"]).expanduser() / f"undo-{now:%Y%m%dT%H%M%S%fZ}-{digest}.tar.zst"
+        with Writer(path, self.seal) as writer:
+            for key, obj in self._flow(((key,) for key in doomed), self._fetch):
+                if obj is None:
+                    continue
+                meta = obj["metadata"]
+                uid, version = meta.get("uid", ""), meta.get("resourceVersion", "")
+                secret = self.seal is not None or obj["kind"] == "Secret"
+                if secret and self.seal is None:
+                    raise MigrationError(
+                        "A Secret is not deleted without a copy", where=key, todo="give a key, so that it can be kept"
+                    )
+                writer.add(_scope.clean(obj), uid=uid, resource_version=version, secret=secret)
+            cluster = {"uid": self.cluster.uid(), "host": self.cluster.host, "version": self.cluster.version()}
+            facts = {"created": now.isoformat(timespec="seconds"), "cluster": cluster, "undo_of": str(self.reader.path)}
+            writer.close({**facts, "scope": {}, "lists": [], "left_out": [], "drift": {}})
+        return str(path)
+
+    def _fetch(self, job: tuple[str]) -> tuple[str, Object | None]:
+        group, name, namespace, own = job[0].split("/", 3)
+        kind = t.cast(Kind, self.live.kinds[(group, name)])
+        obj = self.cluster.get(kind, own, namespace)
+        if obj is not None:
+            obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
+        return job[0], obj
+
+    def apply(self) -> None:
+        """Write in the order of dependencies. A failure stops the ranks behind it, not its neighbours."""
+        for name in self.plan.namespaces:
+            self._create(kind_of("v1", "Namespace"), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            self._note("create", f"/Namespace//{name}", "")
+        codes, ranks = self.plan.codes, self.plan.ranks
+        for rank in sorted({ranks[number] for number in range(len(codes)) if codes[number]}):
+            for action, key, why in self._flow(self._jobs(rank), self._write):
+                self._note(action, key, why)
+            if self.failed:
+                return
+        for action, key, why in self._flow(iter(self.plan.deletes), self._delete):
+            self._note(action, key, why)
+
+    def _note(self, action: str, key: str, why: str) -> None:
+        if why:
+            self.failed.append(f"{action} {key.lstrip('/')}: {why}")
+        else:
+            self.written += 1
+            if len(self.done) < 100:
+                self.done.append(f"{action} target/{key.lstrip('/')}")
+
+    def _jobs(self, rank: int) -> t.Iterator[tuple[int, Entry, Object, Kind]]:
+        codes, ranks = self.plan.codes, self.plan.ranks
+        numbers = iter(range(len(codes)))
+        picked: collections.deque[int] = collections.deque()
+
+        def mine(entry: Entry) -> bool:
+            if not self.choice.wants(entry):
+                return False
+            number = next(numbers)
+            if codes[number] and ranks[number] == rank:
+                picked.append(number)
+                return True
+            return False
+
+        for entry, obj in self.reader.objects(mine):
+            yield picked.popleft(), entry, t.cast(Object, obj), t.cast(Kind, self.live.kinds[(entry.group, entry.kind)])
+
+    def _write(self, job: tuple[int, Entry, Object, Kind]) -> tuple[str, str, str]:
+        number, entry, obj, kind = job
+        key, secret = self.choice.key(entry), self._secret(entry, obj)
+        action = "update" if self.plan.codes[number] == 2 else "create"
+        body = _restore.body_of(entry, obj, kind.api_version, self.choice, same_cluster=self.same_cluster)
+        try:
+            if body["metadata"].get("ownerReferences"):
+                self._adopt(body)
+            if action == "create":
+                stored = self._create(kind, body)
+            else:
+                stored = self._update(kind, body, key)
+        except MigrationError as error:
+            return action, key, self._reason(error, secret) or "it failed"
+        missing = lost(_payload(body), _payload(stored))
+        return action, key, f"the target dropped {', '.join(missing)}" if missing else ""
+
+    def _create(self, kind: Kind, body: Object) -> Object:
+        """Create; found there after a lost answer, it must be what we wanted to write."""
+        try:
+            return self.cluster.create(kind, body)
+        except MigrationError as error:
+            meta = body["metadata"]
+            if error.details.get("status") != 409:
+                raise
+            present = self.cluster.get(kind, meta["name"], meta.get("namespace", ""))
+            if present is None:
+                raise
+            present["apiVersion"], present["kind"] = body["apiVersion"], body["kind"]
+            if kind.kind != "Namespace" and fingerprint(present) != fingerprint(body):
+                raise
+            return present
+
+    def _update(self, kind: Kind, body: Object, key: str) -> Object:
+        meta = body["metadata"]
+        live = self.cluster.get(kind, meta["name"], meta.get("namespace", ""))
+        planned = self.live.objects[key]
+        if live is None or live["metadata"].get("resourceVersion") != planned[1]:
+            raise MigrationError("Somebody changed it since the plan", why="somebody changed it since the plan: run again")
+        return self.cluster.replace(kind, _restore.over(body, live))
+
+    def _delete(self, job: tuple[str, str]) -> tuple[str, str, str]:
+        group, name, namespace, own = job[0].split("/", 3)
+        try:
+            self.cluster.delete(t.cast(Kind, self.live.kinds[(group, name)]), own, namespace, uid=job[1])
+        except MigrationError as error:
+            return "delete", job[0], error.why or error.what
+        return "delete", job[0], ""
+
+    def _adopt(self, body: Object) -> None:
+        """Owners have new UIDs: looked up by name. A reference to one that is gone would have the object deleted at once."""
+        namespace, kept = body["metadata"].get("namespace", ""), []
+        for owner in body["metadata"].pop("ownerReferences"):
+            where = (owner["apiVersion"], owner["kind"], namespace, owner["name"])
+            if where not in self._owners:
+                group, _slash, version = owner["apiVersion"].rpartition("/")
+                kind = served_kinds(self.cluster, [(group, owner["kind"], version)])[(group, owner["kind"])]
+                found = self.cluster.get(kind, owner["name"], namespace if kind.namespaced else "") if kind else None
+                self._owners[where] = found["metadata"]["uid"] if found else ""
+            if self._owners[where]:
+                kept.append({**owner, "uid": self._owners[where]})
+        if kept:
+            body["metadata"]["ownerReferences"] = kept
+
+    # -- below ---------------------------------------------------------------------------------------------------------
+
+    def _flow(self, jobs: t.Iterable[t.Any], call: t.Callable[[t.Any], T]) -> t.Iterator[T]:
+        """Answers in the order of the jobs, with a bounded number of them under way."""
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            under_way: collections.deque[concurrent.futures.Future[T]] = collections.deque()
+            for job in jobs:
+                under_way.append(pool.submit(call, job))
+                while len(under_way) > 4 * self.workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+
+
+def _payload(obj: Object) -> Object:
+    return {key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata", "status", "stringData")}
+
+
+def _against(made: RestorePlan, policy: str) -> MigrationError | None:
+    states = [state for state in _restore.AGAINST if made.counts[state] and not (state == _restore.CONFLICT and policy == "skip")]
+    if policy == "refuse" and made.counts[_restore.DIFFERS]:
+        states.append(_restore.DIFFERS)
+    if not states:
+        return None
+    bad = [item for item in made.items if item.state in states]
+    lines = [f"{item.key.lstrip('/')}: {item.reason}" for item in bad[:8]]
+    todo = []
+    if _restore.DIFFERS in states:
+        todo.append("look at the differences, then set existing to update or skip")
+    if _restore.UNREADABLE in states:
+        todo.append("give the key")
+    if not todo:
+        todo.append("mend what is named, or choose objects with only and namespaces")
+    return MigrationError(
+        f"{sum(made.counts[state] for state in states)} of {len(made.codes)} objects cannot be restored",
+        where="target",
+        why="; ".join(lines) + (f"; and {len(bad) - 8} more (see items)" if len(bad) > 8 else ""),
+        todo=" and ".join(todo),
+    )
+
+
+def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
+    """Logic of mesh_restore. Raises MigrationError; what concerns single objects is in the Outcome, with ``failed``."""
+    seal = seal_of(params)
+    with Reader(params["archive"], seal) as reader:
+        work = Restore(params, reader, seal)
+        work.observe()
+        work.make_plan()
+        made = work.plan
+        outcome = Outcome(made.as_plan())
+        outcome.result = {
+            "counts": made.counts,
+            "items": [item.as_dict() for item in made.items],
+            "namespaces": made.namespaces,
+            "undo": "",
+            "written": 0,
+        }
+        outcome.failed = _against(made, params["existing"])
+        if outcome.failed is not None:
+            outcome.plan.changes.clear()  # nothing of it is done
+            return outcome
+        if check_mode or not made.writes:
+            return outcome
+        outcome.result["undo"] = work.keep()
+        try:
+            work.apply()
+        except MigrationError as error:
+            work.failed.append(error.message)
+        outcome.result["written"] = work.written
+        if work.failed:
+            outcome.failed = MigrationError(
+                f"{work.written} of {made.writes} objects are written",
+                where="target",
+                why="; ".join(work.failed[:5]),
+                todo="mend the cause and run again: what is there already is not written twice",
+                done=work.done,
+                not_done=work.failed[:100],
+                details={"written": work.written, "planned": made.writes},
+            )
+    return outcome

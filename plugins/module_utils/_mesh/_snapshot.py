@@ -1,0 +1,254 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""Copies of objects, exact to the byte: snapshot files, and single objects kept before they are changed or deleted.
+
+A snapshot is ``<state_dir>/<migration>/snapshots/<time>-<hash>.json`` (0600):
+``{"format": 1, "migration", "time", "sha256", "content": {"objects": {"source/ns/Kind/name": object}, "clb": {id: configuration},
+"secrets": [names only], ...}}``; sha256 is that of the content in canonical JSON. A Secret's data is never read.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import typing as t
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal, make_private
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import MASK, scrub
+
+Object = dict[str, t.Any]
+FORMAT = 1
+# Larger objects stay out of the journal's ConfigMap (1 MiB for all); their file alone keeps them.
+_INLINE = 30_000
+# Assigned by the server, or set by others while nothing that matters changed.
+_VOLATILE = ("managedFields", "resourceVersion", "generation", "selfLink")
+_SERVER = (
+    *_VOLATILE,
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "finalizers",
+    "ownerReferences",
+)
+
+
+def canonical(value: t.Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str).encode()
+
+
+def sha256(value: t.Any) -> str:
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def stable(obj: Object) -> Object:
+    """The object as it goes into a snapshot: without what moves by itself (status, but for a Service's address)."""
+    if obj.get("kind") == "Secret":
+        raise ValueError("a Secret never goes into a snapshot")
+    fresh = copy.deepcopy(obj)
+    for field in _VOLATILE:
+        fresh["metadata"].pop(field, None)
+    if fresh.get("kind") != "Service":
+        fresh.pop("status", None)
+    return fresh
+
+
+def creatable(obj: Object) -> Object:
+    """The object as it can be created again: without what the server assigns."""
+    fresh = copy.deepcopy(obj)
+    for field in _SERVER:
+        fresh["metadata"].pop(field, None)
+    fresh.pop("status", None)
+    return fresh
+
+
+def save(path: pathlib.Path, data: bytes) -> None:
+    """Write a file of mode 0600 whole or not at all, and read it back."""
+    try:
+        make_private(path.parent)
+        half = path.with_name(f".{path.name}.{os.getpid()}")
+        fd = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(half, path)
+        finally:
+            half.unlink(missing_ok=True)
+        again = path.read_bytes()
+    except OSError as error:
+        raise MigrationError(
+            "A copy cannot be written, so nothing further is done",
+            where=str(path),
+            why=str(error),
+            todo="make room or set another state_dir, then run again",
+        ) from error
+    if again != data:
+        raise MigrationError("A copy cannot be read back as it was written", where=str(path), todo="check the disk of state_dir")
+
+
+def load(path: pathlib.Path) -> Object:
+    """Read a snapshot and prove that it is whole. Raises MigrationError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        right = document["format"] == FORMAT and document["sha256"] == sha256(document["content"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MigrationError("A snapshot cannot be read", where=str(path), why=str(error)) from error
+    if not right:
+        raise MigrationError("A snapshot is damaged", where=str(path), why="its content has not the hash that is written in it")
+    return t.cast(Object, document)
+
+
+def folder(journal: Journal) -> pathlib.Path:
+    return journal.directory / "snapshots"
+
+
+def files(journal: Journal) -> list[pathlib.Path]:
+    """All snapshot files, oldest first."""
+    place = folder(journal)
+    return sorted(place.glob("*.json")) if place.is_dir() else []
+
+
+def plan(content: Object, present: t.Mapping[str, str], place: pathlib.Path, *, begun: str = "") -> Plan:
+    """One change when no snapshot has this very content. ``present``: sha256 -> file of the whole snapshots.
+
+    ``begun``: the snapshot from before the migration's first change. What is different since then is its own doing, so that
+    one stays the newest.
+    """
+    wanted, made = sha256(content), Plan()
+    if wanted in present:
+        made.notes.append(f"this state is saved already, in {present[wanted]}")
+        return made
+    if begun:
+        made.notes.append(f"the migration is under way; the state of before it is in {begun}")
+        return made
+    summary = {"objects": sorted(content["objects"]), "clb": sorted(content.get("clb") or {}), "sha256": wanted}
+    made.add("save", str(place), None, summary, "the way back starts from here")
+    return made
+
+
+def whole_ones(journal: Journal) -> tuple[dict[str, str], list[str]]:
+    """``sha256 -> file`` of all whole snapshots, and what is wrong with the others."""
+    good: dict[str, str] = {}
+    bad: list[str] = []
+    for path in files(journal):
+        try:
+            good[load(path)["sha256"]] = str(path)
+        except MigrationError as error:
+            bad.append(error.message)
+    return good, bad
+
+
+def write(journal: Journal, content: Object) -> pathlib.Path:
+    """Save a snapshot, verify it by reading, and note it in the journal, whose mirror tells fresh containers of it."""
+    now = datetime.datetime.now(tz=datetime.timezone.utc)  # noqa: UP017 (Python 3.9)
+    digest = sha256(content)
+    document: Object = {"format": FORMAT, "migration": journal.migration, "time": now.isoformat(timespec="seconds")}
+    document.update(sha256=digest, content=content)
+    path = folder(journal) / f"{now:%Y%m%dT%H%M%SZ}-{digest[:12]}.json"
+    save(path, json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True, default=str).encode())
+    load(path)
+    uids = {key: obj["metadata"].get("uid", "") for key, obj in content["objects"].items()}
+    journal.keep_original(f"snapshot/{digest[:12]}", {"file": str(path), "sha256": digest, "uids": uids})
+    return path
+
+
+def begun(journal: Journal, gateways: t.Sequence[t.Mapping[str, t.Any]]) -> str:
+    """The newest whole snapshot that has the source gateways, when the migration has changed something since; or nothing."""
+    if not any(not key.startswith("snapshot/") for key in journal.originals()):
+        return ""
+    wanted = {f"source/{item['namespace']}/Service/{item['source_service']}" for item in gateways}
+    for path in reversed(files(journal)):
+        try:
+            if wanted <= set(load(path)["content"]["objects"]):
+                return str(path)
+        except MigrationError:
+            continue
+    return ""
+
+
+def holds(journal: Journal, key: str, uid: str) -> str:
+    """The file of a snapshot that has this very object, or nothing. Files are proven whole; the mirror's word counts too."""
+    for path in reversed(files(journal)):
+        try:
+            found = load(path)["content"]["objects"].get(key)
+        except MigrationError:
+            continue
+        if found and found["metadata"].get("uid") == uid:
+            return str(path)
+    for kept in journal.originals("snapshot/").values():
+        if kept.get("uids", {}).get(key) == uid:
+            return str(kept.get("file"))
+    return ""
+
+
+# -- single objects ----------------------------------------------------------------------------------------------
+
+
+def keep(journal: Journal, key: str, obj: Object) -> None:
+    """Keep one object exactly, before it is changed or deleted. The first copy of a key stays.
+
+    The file is exact. The journal holds the object too, so that a fresh container can bring it back, unless it is large
+    or holds something that the journal may not have.
+    """
+    if journal.original(key) is not None:
+        return
+    digest = sha256(obj)
+    save(journal.directory / "objects" / f"{digest}.json", canonical(obj))
+    clean = scrub(obj) == obj and not _private(obj) and len(canonical(obj)) < _INLINE
+    journal.keep_original(key, {"sha256": digest, "object": obj if clean else None})
+
+
+def retired_prefix(namespace: str, service: str) -> str:
+    """Under these keys of the journal are the objects of a gateway that was retired: ``<prefix><Kind>/<name>``."""
+    return f"source/{namespace}/Service/{service}/retired/"
+
+
+def kept(journal: Journal, key: str) -> Object | None:
+    """The object of ``keep``, proven by its hash; None when nothing was kept. Raises MigrationError when it is lost."""
+    entry = journal.original(key)
+    if entry is None:
+        return None
+    obj = entry.get("object")
+    path = journal.directory / "objects" / f"{entry['sha256']}.json"
+    if obj is None:
+        try:
+            obj = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise MigrationError(
+                "The copy of an object is not here",
+                where=str(path),
+                why=str(error),
+                todo="run where the copy was made, or with the same state_dir: this object is kept in a file only",
+            ) from error
+    if sha256(obj) != entry["sha256"]:
+        raise MigrationError("The copy of an object is damaged", where=str(path), why="its hash is another one")
+    return t.cast(Object, obj)
+
+
+_WORDS = ("pass", "secret", "token", "credential", "private", "apikey", "api_key")
+
+
+def _private(value: t.Any) -> bool:
+    """Whether an environment variable with a literal value looks like a secret."""
+    return bool(shown(value) != value)
+
+
+def shown(value: t.Any) -> t.Any:
+    """A copy for plans, diffs and journals: without the literal values of environment variables that look like secrets."""
+    if isinstance(value, dict):
+        name = str(value.get("name", "")).lower()
+        if isinstance(value.get("value"), str) and value["value"] and any(word in name for word in _WORDS):
+            return {**value, "value": MASK}
+        return {key: shown(item) for key, item in value.items()}
+    return [shown(item) for item in value] if isinstance(value, list) else value
