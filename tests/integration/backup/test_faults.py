@@ -1,0 +1,236 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Killed anywhere, a full disk, missing rights, an API server that restarts, a kind that vanishes: clear, and nothing half."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from tests.integration.backup.world import (
+    CRD,
+    VIRTUAL_SERVICE,
+    World,
+    backup,
+    established,
+    info,
+    make,
+    restore,
+    service,
+    vs,
+    wait,
+)
+
+# Runs a module's logic and kills its own process with SIGKILL at the n-th thing that it does to the world: a request (before
+# it is sent, or after it was answered), a member of an archive, a sync, a rename.
+KILLED = """
+import json, os, signal, sys
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _archive, _backup_run, _restore_run, _tar
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+
+at, count = int(sys.argv[1]), 0
+
+def counted(call):
+    def inner(*args, **kwargs):
+        point()
+        found = call(*args, **kwargs)
+        point()
+        return found
+    return inner
+
+def point():
+    global count
+    count += 1
+    if count == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Cluster._once = counted(Cluster._once)
+_tar.TarWriter.add = counted(_tar.TarWriter.add)
+os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+run = {"backup": _backup_run, "restore": _restore_run}[sys.argv[2]].run_module
+outcome = run(json.loads(sys.argv[3]), False)
+print(json.dumps({"points": count, "failed": outcome.failed and outcome.failed.message, "result": outcome.result}))
+"""
+
+
+def child(at: int, what: str, params: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-c", KILLED, str(at), what, json.dumps(params)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
+
+
+def params_of(what: str, world: World, **options: Any) -> dict[str, Any]:
+    from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _backup_run, _restore_run
+
+    spec = {"backup": _backup_run.backup_spec, "restore": _restore_run.restore_spec}[what]()
+    found = {name: option.get("default") for name, option in {**spec, **_backup_run.key_spec()}.items()}
+    return {**found, "source": world.options, "target": world.options, **options}
+
+
+@pytest.fixture
+def shop(source: World) -> World:
+    make(source, *(vs(f"v{i}") for i in range(25)), service("web"), service("other"))
+    return source
+
+
+def spread(points: int, count: int = 24) -> list[int]:
+    return sorted({1 + round(i * (points - 1) / (count - 1)) for i in range(count)})
+
+
+@pytest.mark.thorough
+def test_a_backup_killed_anywhere_leaves_nothing_that_passes_for_one(shop: World, tmp_path: Path) -> None:
+    whole = child(0, "backup", params_of("backup", shop, dest=str(tmp_path / "whole")))
+    points = json.loads(whole.stdout)["points"]
+    killed = spread(points)
+    assert len(killed) >= 20
+    folder = tmp_path / "b"
+    for at in killed:
+        assert child(at, "backup", params_of("backup", shop, dest=str(folder))).returncode == -9
+        for path in folder.glob("*.tar.zst"):
+            Reader(path)  # what has a name is whole
+    done = backup(shop, folder)
+    assert done.failed is None
+    left = [path.name for path in folder.iterdir()]
+    assert left == [Path(done.result["archive"]).name], "one archive, and no half file of a dead run"
+    assert info(shop, done.result["archive"])["comparison"]["same"]
+
+
+@pytest.mark.thorough
+def test_a_restore_killed_anywhere_is_completed_by_the_next_and_nothing_is_doubled(
+    shop: World, target: World, tmp_path: Path
+) -> None:
+    saved = backup(shop, tmp_path).result
+    make(target, vs("v3", hosts=["old.example.com"]), vs("extra"))
+    options = {"archive": saved["archive"], "undo_dir": str(tmp_path / "undo"), "existing": "update", "prune": True, "workers": 3}
+    # as many points as a run that is never killed has; each killed run gets less to do than the one before
+    total = json.loads(child(0, "restore", params_of("restore", target, **options)).stdout)["points"]
+    target.wipe()
+    make(target, vs("v3", hosts=["old.example.com"]), vs("extra"))
+    killed = 0
+    for at in spread(total, 26):
+        done = child(at, "restore", params_of("restore", target, **options))
+        killed += done.returncode == -9
+        if done.returncode == 0:  # the work was done before this point came: begin anew
+            assert json.loads(done.stdout)["failed"] is None
+            target.wipe()
+            make(target, vs("v3", hosts=["old.example.com"]), vs("extra"))
+            killed += child(at, "restore", params_of("restore", target, **options)).returncode == -9
+    assert killed >= 20
+    last = restore(target, saved["archive"], existing="update", prune=True)
+    assert last.failed is None
+    names = [obj["metadata"]["name"] for obj in target.cluster.list_all(VIRTUAL_SERVICE)]
+    assert sorted(names) == sorted(f"v{i}" for i in range(25))
+    assert info(target, saved["archive"])["comparison"]["same"]
+    kept = {entry.name for path in (tmp_path / "undo").glob("*.zst") for entry in Reader(path).entries()}
+    assert {"v3", "extra"} <= kept, "what was overwritten and deleted has a copy"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(source: World, small_disk: Path) -> None:
+    noise = [
+        vs(f"v{i}", hosts=[f"{os.urandom(2000).hex()[n : n + 60]}.example.com" for n in range(0, 4000, 60)]) for i in range(60)
+    ]
+    make(source, *noise)
+    with pytest.raises(MigrationError, match="No space left"):
+        backup(source, small_disk)
+    assert list(small_disk.iterdir()) == []
+
+
+READ = [
+    {"apiGroups": ["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"], "resources": ["*"]},
+    {
+        "apiGroups": ["", "apps"],
+        "resources": ["services", "namespaces", "serviceaccounts", "deployments", "daemonsets", "statefulsets"],
+    },
+]
+
+
+def test_a_kind_that_may_not_be_read_is_named_and_can_be_left_out(shop: World, tmp_path: Path) -> None:
+    rules = [{**rule, "verbs": ["get", "list", "watch"]} for rule in READ]
+    rules[0]["resources"] = ["virtualservices", "gateways", "destinationrules"]
+    options = shop.limited(*rules)
+    with pytest.raises(MigrationError) as found:
+        backup(options, tmp_path)
+    assert found.value.details["status"] == 403 and "skip_kinds: [networking.istio.io/" in found.value.message
+    assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
+    others = [
+        f"networking.istio.io/{kind}" for kind in ("ServiceEntry", "WorkloadEntry", "WorkloadGroup", "ProxyConfig", "EnvoyFilter")
+    ]
+    others += ["networking.istio.io/Sidecar", "telemetry.istio.io/Telemetry", "extensions.istio.io/WasmPlugin"]
+    others += ["extensions.istio.io/TrafficExtension"]
+    others += [f"security.istio.io/{kind}" for kind in ("PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy")]
+    assert backup(options, tmp_path, skip_kinds=others).result["counts"]["networking.istio.io/VirtualService"] == 25
+
+
+def test_reading_rights_are_enough_for_a_backup(shop: World, tmp_path: Path) -> None:
+    options = shop.limited(*({**rule, "verbs": ["get", "list", "watch"]} for rule in READ))
+    assert backup(options, tmp_path).result["objects"] == 27
+
+
+def test_an_api_server_that_restarts_in_the_middle(shop: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = backup(shop, tmp_path).result
+    shop.wipe()
+    create, began = Cluster.create, threading.Event()
+
+    def slow(self: Cluster, kind: Any, body: Any, *, dry_run: bool = False) -> Any:
+        if body["metadata"]["name"] == "v12" and not dry_run and not began.is_set():
+            began.set()
+            threading.Thread(target=shop.restart).start()
+        return create(self, kind, body, dry_run=dry_run)
+
+    monkeypatch.setattr(Cluster, "create", slow)
+    done = restore(shop, saved["archive"], workers=2)
+    wait(shop._ready, "the API server is back")
+    if done.failed is not None:  # it took longer than the calls are repeated: told, and continued by the next run
+        assert "gave no answer" in done.failed.message
+        done = restore(shop, saved["archive"])
+    assert began.is_set() and done.failed is None
+    assert info(shop, saved["archive"])["comparison"]["same"]
+
+
+def test_a_kind_that_vanishes_while_it_is_read(shop: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "telemetries.telemetry.istio.io"
+    crd = shop.cluster.get(CRD, name)
+    assert crd
+    page = Cluster.page
+
+    def vanish(self: Cluster, kind: Any, *args: Any, **more: Any) -> Any:
+        if kind.kind == "Telemetry":
+            shop.remove(CRD, name)
+            wait(lambda: shop.cluster.get(CRD, name) is None, "the CRD is gone")
+        return page(self, kind, *args, **more)
+
+    monkeypatch.setattr(Cluster, "page", vanish)
+    try:
+        found = backup(shop, tmp_path)
+        left = {entry["kind"]: entry["why"] for entry in found.result["left_out"]}
+        assert "stopped serving" in left["telemetry.istio.io/Telemetry"]
+        assert any("Telemetry is not in the backup" in warning for warning in found.warnings)
+    finally:
+        monkeypatch.undo()
+        fresh = {key: value for key, value in crd.items() if key != "status"}
+        fresh["metadata"] = {"name": name, "labels": crd["metadata"].get("labels", {})}
+        shop.cluster.create(CRD, fresh)
+        wait(lambda: established(shop.cluster.get(CRD, name)), "the CRD is back")

@@ -1,0 +1,175 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks as a user runs them, and what they leave behind: planted secrets are found nowhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+import zstandard
+
+from dev.paths import environment
+from tests.integration.backup.world import VIRTUAL_SERVICE, Object, World, make, secret, service, vs
+
+
+def planted(value: str) -> list[Object]:
+    """Objects with a secret in every place where people put one."""
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "c", "image": "web:1", "env": [{"name": "PLAIN", "value": value}]}]},
+            },
+        },
+    }
+    annotated = vs("annotated")
+    annotated["metadata"]["annotations"] = {"note": value}
+    header = vs("header", http=[{"route": [{"destination": {"host": "web"}, "headers": {"request": {"set": {"x-k": value}}}}]}])
+    patch = {"operation": "ADD", "value": {"name": "lua", "code": f'local k = "{value}"\n'}}
+    envoy_filter = {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "literal", "namespace": "shop"},
+        "spec": {"workloadSelector": {"labels": {"app": "web"}}, "configPatches": [{"applyTo": "HTTP_FILTER", "patch": patch}]},
+    }
+    gateway = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "gw", "namespace": "shop"},
+        "spec": {
+            "selector": {"app": "web"},
+            "servers": [
+                {
+                    "hosts": ["*"],
+                    "port": {"name": "https", "number": 443, "protocol": "HTTPS"},
+                    "tls": {"mode": "SIMPLE", "credentialName": "cert"},
+                }
+            ],
+        },
+    }
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "c", "namespace": "shop"},
+        "data": {"a": f"b={value}"},
+    }
+    return [service("web"), deployment, annotated, header, envoy_filter, gateway, config, secret("cert", value)]
+
+
+class Runs:
+    """Plays of this collection, and everything that they say or leave."""
+
+    def __init__(self, folder: Path, source: World, target: World) -> None:
+        self.folder, self.said = folder, ""
+        self.vars: dict[str, Any] = {
+            "mesh_backup_source": source.options,
+            "mesh_backup_target": target.options,
+            "mesh_backup_dest": str(folder / "backups"),
+        }
+
+    def play(self, name: str, *words: str, runner: bool = False, **options: Any) -> tuple[int, str]:
+        variables = self.folder / "vars.json"
+        variables.write_text(json.dumps({**self.vars, **options}))
+        env = {**environment(), "HOME": str(self.folder / "home"), "ANSIBLE_LOG_PATH": str(self.folder / "ansible.log")}
+        env |= {"ANSIBLE_HOME": str(self.folder / "home/.ansible"), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+        playbook, extra = f"servicemesh.migration.{name}", ["-e", f"@{variables}", "-i", "localhost,", "-vvv", "--diff", *words]
+        if runner:
+            (self.folder / "pdd/project").mkdir(parents=True, exist_ok=True)
+            line = ["ansible-runner", "run", str(self.folder / "pdd"), "-p", playbook, "--cmdline", " ".join(extra)]
+        else:
+            line = ["ansible-playbook", playbook, *extra]
+        done = subprocess.run(
+            line, env=env, capture_output=True, text=True, check=False, cwd=self.folder, stdin=subprocess.DEVNULL
+        )
+        self.said += done.stdout + done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    def archive(self) -> str:
+        (found,) = (self.folder / "backups").glob("*.tar.zst")
+        return str(found)
+
+    def everything(self, besides: set[str]) -> dict[str, bytes]:
+        """All output, and all files below the folder, archives unpacked."""
+        found = {"stdout and stderr": self.said.encode()}
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path.name not in besides:
+                data = path.read_bytes()
+                if path.name.endswith(".tar.zst"):
+                    data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+                found[str(path.relative_to(self.folder))] = data
+        return found
+
+
+@pytest.mark.parametrize("encrypt", ["all", "secrets"])
+@pytest.mark.parametrize("method", ["age", "vault"])
+def test_planted_secrets_are_found_nowhere(source: World, target: World, tmp_path: Path, encrypt: str, method: str) -> None:
+    # a password is not always called one: `secrets` has to see it by its form
+    value = f"planted-passwd-{secrets.token_hex(12)}" if encrypt == "secrets" else f"pl-{secrets.token_hex(16)}"
+    password = f"vault-{secrets.token_hex(8)}"
+    make(source, *planted(value))
+    make(target, *planted("other"))
+    runs = Runs(tmp_path, source, target)
+    identity = pyrage.x25519.Identity.generate()
+    (tmp_path / "key.txt").write_text(str(identity))
+    keys = {"mesh_backup_age_recipients": [str(identity.to_public())], "mesh_backup_age_identity_file": str(tmp_path / "key.txt")}
+    if method == "vault":
+        keys = {"mesh_backup_vault_password": password}
+    runs.vars |= {"mesh_backup_secrets": "all", "mesh_backup_config_maps": "all", "mesh_backup_encrypt": encrypt, **keys}
+    runner = shutil.which("ansible-runner", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") is not None
+    code, text = runs.play("backup", runner=runner)
+    assert code == 0, text[-3000:]
+    runs.vars["mesh_backup_archive"] = runs.archive()
+    source.cluster.patch(VIRTUAL_SERVICE, "header", "shop", {"spec": {"hosts": ["else.example.com"]}})
+    assert runs.play("compare", runner=runner)[0] == 0
+    code, text = runs.play("restore", runner=runner)
+    assert code != 0 and "it is left as it is" in text, "what differs is refused, with the paths"
+    assert runs.play("restore", "--check", mesh_backup_existing="update")[0] == 0
+    code, text = runs.play("restore", runner=runner, mesh_backup_existing="update")
+    assert code == 0, text[-3000:]
+    there = target.cluster.get(VIRTUAL_SERVICE, "annotated", "shop")
+    assert there and there["metadata"]["annotations"]["note"] == value, "it was there to be leaked"
+    assert runs.play(
+        "restore", mesh_backup_vault_password="wrong", mesh_backup_age_identity_file="", mesh_backup_existing="update"
+    )[0]
+    places = runs.everything({"vars.json", "key.txt", "extravars"})
+    assert len(places) > 5 and any(name.endswith(".tar.zst") for name in places)
+    assert any("job_events" in name for name in places) or not runner
+    for needle in (value, base64.b64encode(value.encode()).decode().rstrip("=")[:-2], str(identity), password):
+        assert [name for name, data in places.items() if needle.encode() in data] == []
+
+
+def test_the_role_saves_compares_and_puts_back(source: World, target: World, tmp_path: Path) -> None:
+    make(source, service("web"), vs("a"), vs("b"))
+    runs = Runs(tmp_path, source, target)
+    assert runs.play("backup", "--check")[0] == 0 and not (tmp_path / "backups").exists()
+    code, text = runs.play("backup")
+    assert code == 0 and "changed=1" in text
+    code, text = runs.play("backup")
+    assert code == 0 and "changed=0" in text
+    runs.vars["mesh_backup_archive"] = runs.archive()
+    assert runs.play("compare", mesh_backup_fail_on_drift=True)[0] == 0
+    source.remove(VIRTUAL_SERVICE, "a", "shop")
+    code, text = runs.play("compare", mesh_backup_fail_on_drift=True)
+    assert code != 0 and '"missing": 1' in text
+    code, text = runs.play("restore", "--check")
+    assert code == 0 and "changed=1" in text and target.cluster.get(VIRTUAL_SERVICE, "a", "shop") is None
+    code, text = runs.play("restore")
+    assert code == 0 and "changed=1" in text and target.cluster.get(VIRTUAL_SERVICE, "a", "shop") is not None
+    code, text = runs.play("restore")
+    assert code == 0 and "changed=0" in text

@@ -1,0 +1,142 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole role in the lab, under traffic: there, again, back; and never a lost request."""
+
+from __future__ import annotations
+
+import stat
+from typing import Any
+
+import pytest
+
+from lab.demo import evidence
+from lab.demo.stage import Stage, differences, sequence
+
+SHIFT = ("--skip-tags", "finish")
+
+
+def lost(stage: Stage, file: Any) -> tuple[list[dict[str, Any]], int, int]:
+    stage.end_traffic()
+    buckets, summary = evidence.read(file)
+    return buckets, summary["sent"], summary["failed"]
+
+
+def test_check_mode_shows_the_plan_and_changes_nothing(stage: Stage) -> None:
+    before = stage.world()
+    calls = stage.cloud("calls")["calls"]
+    played = stage.play("ack_to_asm", "--check", "--diff")
+    assert played.code == 0, played.text[-3000:]
+    assert played.changed
+    assert played.changed > 0
+    assert "alibaba-cloud-loadbalancer-vgroup-port" in played.text
+    assert not differences(before, stage.world())
+    writes = [call for call in stage.cloud("calls")["calls"][len(calls) :] if not call["action"].startswith(("Describe", "List"))]
+    assert not writes, writes[:3]
+    assert not stage.journal.exists()
+
+
+def test_there_again_and_back_under_traffic(stage: Stage) -> None:
+    before = stage.world()
+    file = stage.traffic(200, 300)
+    try:
+        played = stage.play("ack_to_asm", *SHIFT)
+        assert played.code == 0, played.text[-4000:]
+        again = stage.play("ack_to_asm", *SHIFT)
+        assert (again.code, again.changed) == (0, 0), again.text[-4000:]
+        back = stage.play("ack_to_asm_rollback")
+        assert back.code == 0, back.text[-4000:]
+    finally:
+        buckets, sent, failed = lost(stage, file)
+    assert failed == 0
+    assert sent > 1000
+    left = differences(before, stage.world())
+    assert not left, sequence(left)
+    # At the top of the staircase every new connection went to ASM's gateway; afterwards none did.
+    assert evidence.share(buckets[-10:], "new")["share"] == 0.0
+    assert max(evidence.share([b], "new")["share"] or 0 for b in buckets) == 100.0
+    assert stat.S_IMODE(stage.journal.stat().st_mode) == 0o600
+    assert stat.S_IMODE(stage.journal.parent.stat().st_mode) == 0o700
+    again = stage.play("ack_to_asm_rollback")
+    assert (again.code, again.changed) == (0, 0), again.text[-3000:]
+
+
+def test_no_secret_is_written_down(stage: Stage) -> None:
+    played = stage.play("ack_to_asm_prepare", "-vvv")
+    assert played.code == 0, played.text[-3000:]
+    secret = stage.env["ALIBABA_CLOUD_ACCESS_KEY_SECRET"]
+    assert secret
+    assert secret not in played.text
+    for file in stage.state_dir.rglob("*"):
+        if file.is_file():
+            assert secret not in file.read_text(encoding="utf-8"), file
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    mirror = stage.ack.get("/api/v1/namespaces/istio-system/configmaps/servicemesh-migration-it")
+    assert secret not in str(mirror)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [{"target": "slb", "action": "*", "rate": 0.1, "seed": 7, "effect": {"status": 503, "code": "ServiceUnavailable"}}],
+        [{"target": "slb", "action": "Set*", "rate": 0.3, "seed": 3, "effect": {"status": 400, "code": "Throttling.User"}}],
+        [{"target": "slb", "action": "*", "rate": 0.1, "seed": 5, "effect": {"reset": True}}],
+    ],
+    ids=["503-on-a-tenth", "throttled-writes", "reset-on-a-tenth"],
+)
+def test_cloud_faults_change_nothing_in_the_end(stage: Stage, rules: list[dict[str, Any]]) -> None:
+    before = stage.world()
+    file = stage.traffic(200, 400)
+    try:
+        stage.set_faults(rules)
+        played = stage.play("ack_to_asm", *SHIFT)
+        stage.lift_faults()
+        assert played.code == 0, played.text[-4000:]
+        assert stage.shares() == {100.0}
+        assert stage.play("ack_to_asm_rollback").code == 0
+    finally:
+        stage.lift_faults()
+        _, _, failed = lost(stage, file)
+    assert failed == 0
+    assert not differences(before, stage.world())
+
+
+@pytest.mark.thorough
+def test_api_server_faults_change_nothing_in_the_end(stage: Stage) -> None:
+    faulty = stage.with_faulty_api_servers()
+    faulty.set_faults(
+        [
+            {"target": name, "action": "*", "rate": 0.1, "seed": 11, "effect": {"status": status}}
+            for name in ("ack", "asm")
+            for status in (429, 500)
+        ]
+    )
+    file = stage.traffic(200, 400)
+    try:
+        played = faulty.play("ack_to_asm", *SHIFT)
+        stage.lift_faults()
+        assert played.code == 0, played.text[-4000:]
+        assert stage.shares() == {100.0}
+    finally:
+        stage.lift_faults()
+        _, _, failed = lost(stage, file)
+    assert failed == 0
+
+
+def test_a_bad_target_is_left_at_once(stage: Stage) -> None:
+    """A gate trips: share 0 within a second of the verdict, the play fails, and only the bad target's answers are lost."""
+    file = stage.traffic(200, 200)
+    try:
+        assert stage.play("ack_to_asm_prepare").code == 0
+        stage.break_at(50)
+        played = stage.play("ack_to_asm_shift")
+    finally:
+        buckets, _, failed = lost(stage, file)
+        stage.mend()
+    assert played.code != 0
+    shift = stage.shift()
+    assert shift["rolled_back"]
+    assert shift["timings"]["verdict_to_weights_s"] <= 1.0
+    assert stage.shares() == {0.0}
+    assert failed == evidence.count(buckets, gateway=evidence.TARGET, bad=True) > 0
