@@ -40,9 +40,9 @@ class Cluster:
         self.name = name
         self._attempts = attempts
         self._timeout = float(options.get("request_timeout") or 30)
-        self._configuration = _configuration(name, options)
-        self.host = str(self._configuration.host).rstrip("/")
-        self._pool = _pool(self._configuration)
+        self.configuration = _configuration(name, options)
+        self.host = str(self.configuration.host).rstrip("/")
+        self._pool = _pool(self.configuration)
         self._discovered: dict[str, list[Object]] = {}
         self._wanted_uid = options.get("cluster_uid")
         self._uid: str | None = None
@@ -331,7 +331,7 @@ class Cluster:
 
     def _auth_headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
-        for setting in self._configuration.auth_settings().values():
+        for setting in self.configuration.auth_settings().values():
             if setting.get("in") == "header" and setting.get("value"):
                 headers[setting["key"]] = setting["value"]
         return headers
