@@ -25,7 +25,6 @@ PORTS = [{"name": "http2", "port": 80, "targetPort": 8080}, {"name": "https", "p
 SERVICE = path_of("v1", "services", "istio-system", f"istio-{NAME}")
 GATEWAY = path_of(f"{GROUP}/v1beta1", "istiogateways", "istio-system", NAME)
 
-pytestmark = pytest.mark.thorough
 
 
 def until(check: Callable[[], Any], seconds: float = 30) -> Any:
@@ -78,7 +77,10 @@ def gateway(lab: Lab, ack: Cluster, asm: Cluster) -> Iterator[str]:
     """An IstioGateway of the tests' own, with the sample application's routes for it; gives its address."""
     asm.apply_object("v1", "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAME}})
     for obj in apps.routing(NAME):
-        obj["metadata"]["namespace"] = NAME
+        # A DestinationRule counts in the namespace of the Service, of its client, or of the mesh: here of the client, the gateway.
+        obj["metadata"] = {"name": NAME, "namespace": "istio-system" if obj["kind"] == "DestinationRule" else NAME}
+        if obj["kind"] == "VirtualService":
+            obj["spec"]["gateways"] = [NAME]
         asm.apply_object(obj["apiVersion"], apps.PLURALS[obj["kind"]], obj)
     spec = {"gatewayType": "ingress", "clusterIds": [ACK_ID], "ports": PORTS}
     meta = {"name": NAME, "namespace": "istio-system"}
@@ -96,6 +98,8 @@ def gateway(lab: Lab, ack: Cluster, asm: Cluster) -> Iterator[str]:
     finally:
         asm.api.delete(GATEWAY)
         asm.api.delete(path_of("v1", "namespaces", None, NAME))
+        asm.api.delete(path_of("networking.istio.io/v1", "destinationrules", "istio-system", NAME))
+        until(lambda: asm.api.find(path_of("v1", "namespaces", None, NAME)) is None)
         until(lambda: asm.api.find(GATEWAY) is None)
         for api_version, plural in (("v1", "services"), ("apps/v1", "deployments")):
             assert ack.api.find(path_of(api_version, plural, "istio-system", f"istio-{NAME}")) is None
