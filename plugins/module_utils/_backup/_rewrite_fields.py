@@ -214,6 +214,7 @@ FIELDS: dict[tuple[str, str], Fields] = {
     ("", "Secret"): {},
     ("", "ConfigMap"): {},
     ("", "ServiceAccount"): {"secrets[].name": "name:Secret", "imagePullSecrets[].name": "name:Secret"},
+    ("", "Pod"): {"spec.serviceAccountName": "name:ServiceAccount", "spec.containers[].ports[].containerPort": "workload_port"},
     ("", "Service"): {
         "spec.selector": "selector",
         "spec.externalName": "dns",

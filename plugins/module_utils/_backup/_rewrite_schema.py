@@ -34,7 +34,7 @@ _SHOWN = 10
 def jsonschema() -> t.Any:
     """The Python package of that name."""
     try:
-        import jsonschema as found  # pylint: disable=import-outside-toplevel
+        import jsonschema as found  # type: ignore[import-untyped]  # pylint: disable=import-outside-toplevel
     except ImportError as error:
         raise InputError(
             "The Python package jsonschema is missing where this module runs",
@@ -114,11 +114,18 @@ class Schemas:
             made["properties"] = {**made.get("properties", {}), "apiVersion": {}, "kind": {}, "metadata": {}}
             self._validators[key] = self._library.Draft202012Validator(made)
         found: list[str] = []
-        for error in self._validators[key].iter_errors(obj):
+        for error in self._validators[key].iter_errors(_without_nulls(obj)):
             found += _told(error)
             if len(found) >= _SHOWN:
                 break
         return found[:_SHOWN]
+
+
+def _without_nulls(value: t.Any) -> t.Any:
+    """An API server leaves a null field out; one that a schema takes for a value is as good as absent."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _told(error: t.Any) -> list[str]:

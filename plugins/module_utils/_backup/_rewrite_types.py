@@ -247,7 +247,7 @@ def _labels(context: Context, value: t.Any, path: str, kind: str) -> t.Any:
 def _valued(context: Context, key: str, item: str, path: str) -> str:
     """Labels and annotations of Kubernetes and Istio whose values are names."""
     if key in _CLASSES:
-        return _class(context, item, path, _CLASSES[key])
+        return str(_class(context, item, path, _CLASSES[key]))
     if key in _SPACES:
         return context.space(item, path)
     if key in _SPACE_LISTS:

@@ -24,18 +24,17 @@ _LOST = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", "tag:yaml.org,2
 class _Loader(yaml.SafeLoader):
     """No dates, no numbers with colons or underscores: texts stay texts, as in Kubernetes."""
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[t.Any, t.Any]:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[t.Any] = set()
-            for key_node, _value in node.value:
-                if key_node.tag == "tag:yaml.org,2002:merge":
-                    continue
-                key = self.construct_object(key_node, deep=True)
-                if not isinstance(key, (str, int, float, bool, type(None))):
-                    raise yaml.constructor.ConstructorError(None, None, "a key is no text", key_node.start_mark)
-                if key in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
-                seen.add(key)
+    def construct_mapping(self, node: t.Any, deep: bool = False) -> dict[t.Any, t.Any]:
+        seen: set[t.Any] = set()
+        for key_node, _value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
