@@ -54,6 +54,7 @@ FIRST, INDEX, MANIFEST = "format.json", "index.jsonl", "manifest.json"
 CLUSTER = "_cluster"
 # More than an API server stores in one object, with room for encryption as text.
 _MEMBER_LIMIT = 64 << 20
+_LINE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,25 +102,32 @@ class Entry:
 
     def line(self) -> str:
         """The entry as a line of the index."""
-        fields = {name: value for name, value in self.__dict__.items() if value != ""}
-        return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n"
+        return _LINE({name: value for name, value in self.__dict__.items() if value != ""}) + "\n"
 
 
 def digest_of(document: t.Mapping[str, t.Any]) -> str:
     """SHA-256 of plain data in its one JSON form."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(_LINE(document).encode()).hexdigest()
+
+
+_fine: set[tuple[str, str, str]] = set()  # most objects are in the namespaces of others
 
 
 def check_parts(api_version: str, kind: str, namespace: str, name: str) -> None:
     """Refuse names that are no parts of a path (Kubernetes forbids them too). Raises ValueError."""
-    for what, part in (
-        ("group", api_version.replace("/", "", 1)),
-        ("kind", kind),
-        ("namespace", namespace or "x"),
-        ("name", name),
-    ):
-        if not part or part in (".", "..") or "/" in part or "\0" in part or not part.isprintable():
-            raise ValueError(f"its {what} cannot be part of a path")
+    known = (api_version, kind, namespace)
+    if known not in _fine:
+        _check_part("group", api_version.replace("/", "", 1))
+        _check_part("kind", kind)
+        _check_part("namespace", namespace or "x")
+        if len(_fine) < 10_000:
+            _fine.add(known)
+    _check_part("name", name)
+
+
+def _check_part(what: str, part: str) -> None:
+    if not part or part in (".", "..") or "/" in part or not part.isprintable():
+        raise ValueError(f"its {what} cannot be part of a path")
 
 
 class Writer:
@@ -192,7 +200,7 @@ class Writer:
         sha = hashlib.sha256(data).hexdigest()
         entry = Entry(obj["apiVersion"], obj["kind"], name, sha, len(data), namespace, uid, resource_version, sealed)
         path = entry.path
-        key = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big")
+        key = _short(path.encode())
         if key in self._keys:
             raise MigrationError(
                 "An object is there twice", where=where, why="the API server listed it twice, or two names collide"
@@ -379,7 +387,7 @@ class Reader:
             if name in (FIRST, INDEX, MANIFEST):
                 continue
             entry = next(entries, None)
-            key = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+            key = _short(name.encode("utf-8", "replace"))
             if key in seen:
                 raise tar.error(name, "it is there twice")
             if entry is None or entry.path != name:
@@ -424,6 +432,11 @@ class Reader:
         if found != (entry.api_version, entry.kind, entry.namespace, entry.name):
             raise ArchiveError("An archive is refused", where=where, why=f"it holds another object: {'/'.join(map(str, found))}")
         return obj
+
+
+def _short(name: bytes) -> int:
+    """8 bytes that stand for a name among those of one archive."""
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
 
 
 def read_manifest(path: str | pathlib.Path) -> Object:

@@ -158,7 +158,6 @@ class Restore:
         """None: the target takes it."""
         number, entry, obj, kind = job
         key, update = self.choice.key(entry), self.plan.codes[number] == 2
-        secret = self._secret(entry, obj)
         body = _restore.body_of(entry, obj, kind.api_version, self.choice, same_cluster=self.same_cluster)
         differences: list[str] = []
         try:
@@ -168,18 +167,18 @@ class Restore:
                 if live is None:
                     return number, key, (_restore.REFUSED, "it vanished from the target: run again", [])
                 live["apiVersion"], live["kind"] = kind.api_version, kind.kind
-                differences = differing(body, live, secret=secret)
+                differences = differing(body, live, secret=self._secret(entry, body))
                 stored = self.cluster.replace(kind, _restore.over(body, live), dry_run=True)
                 stored["apiVersion"], stored["kind"] = kind.api_version, kind.kind
                 if fingerprint(stored) == fingerprint(live):
                     return number, key, (_restore.SAME, "", [])  # the difference is a default of the API server
             else:
-                stored = self.cluster.create(kind, self._stand_in(body), dry_run=True)
+                stored = self.cluster.create(kind, self._stand_in(body), dry_run=True, validate=False)
         except MigrationError as error:
             if not error.details.get("status"):
                 raise
-            return number, key, (_restore.REFUSED, self._reason(error, secret), [])
-        missing = lost(_payload(body), _payload(stored))
+            return number, key, (_restore.REFUSED, self._reason(error, self._secret(entry, obj)), [])
+        missing = _lost(body, stored)
         if missing:
             return number, key, (_restore.REFUSED, f"the target would drop {', '.join(missing)}", [])
         return number, key, (_restore.DIFFERS, "", differences) if update else None
@@ -295,7 +294,7 @@ class Restore:
 
     def _write(self, job: tuple[int, Entry, Object, Kind]) -> tuple[str, str, str]:
         number, entry, obj, kind = job
-        key, secret = self.choice.key(entry), self._secret(entry, obj)
+        key = self.choice.key(entry)
         action = "update" if self.plan.codes[number] == 2 else "create"
         body = _restore.body_of(entry, obj, kind.api_version, self.choice, same_cluster=self.same_cluster)
         try:
@@ -306,14 +305,14 @@ class Restore:
             else:
                 stored = self._update(kind, body, key)
         except MigrationError as error:
-            return action, key, self._reason(error, secret) or "it failed"
-        missing = lost(_payload(body), _payload(stored))
+            return action, key, self._reason(error, self._secret(entry, obj)) or "it failed"
+        missing = _lost(body, stored)
         return action, key, f"the target dropped {', '.join(missing)}" if missing else ""
 
     def _create(self, kind: Kind, body: Object) -> Object:
         """Create; found there after a lost answer, it must be what we wanted to write."""
         try:
-            return self.cluster.create(kind, body)
+            return self.cluster.create(kind, body, validate=False)
         except MigrationError as error:
             meta = body["metadata"]
             if error.details.get("status") != 409:
@@ -369,6 +368,11 @@ class Restore:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
+
+
+def _lost(body: Object, stored: Object) -> list[str]:
+    wanted, kept = _payload(body), _payload(stored)
+    return [] if wanted == kept else lost(wanted, kept)
 
 
 def _payload(obj: Object) -> Object:

@@ -247,25 +247,30 @@ def _is_key(rest: str) -> bool:
 
 def _parse_value(found: _Lines, rest: str, depth: int) -> t.Any:
     """What stands behind a key or a dash; ``found`` is behind its line."""
+    value = _read.get(rest, found)
+    if value is not found:
+        return value if type(value) not in (dict, list) else type(value)()
     first = rest[0]
+    if first == "|":
+        return _parse_literal(found, rest, depth + 2)
     if first == '"':
         try:
-            return json.loads(rest)
+            value = json.loads(rest)
         except ValueError:
             found.at -= 1
             raise found.wrong() from None
-    if first == "|":
-        return _parse_literal(found, rest, depth + 2)
-    if rest in _read:
-        value = _read[rest]
-        return type(value)() if value == {} or value == [] else value
-    number = _NUMBER.fullmatch(rest)
-    if number:
-        return float(rest) if number["real"] else int(rest)
-    if not _PLAIN.fullmatch(rest):
-        found.at -= 1
-        raise found.wrong()
-    return rest
+    else:
+        number = _NUMBER.fullmatch(rest)
+        if number:
+            value = float(rest) if number["real"] else int(rest)
+        elif _PLAIN.fullmatch(rest):
+            value = rest
+        else:
+            found.at -= 1
+            raise found.wrong()
+    if len(rest) < 100 and len(_read) < _CACHE:
+        _read[rest] = value  # most values of a mesh are those of one that was there before
+    return value
 
 
 def _parse_literal(found: _Lines, rest: str, depth: int) -> str:

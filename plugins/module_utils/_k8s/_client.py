@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 # Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
-"""One API server. The kubernetes library does authentication and TLS; objects stay plain dictionaries.
+"""One API server. The kubernetes library does authentication and TLS (but see _plain.py); objects stay plain dictionaries.
 
 Why not its typed clients: they drop fields that they do not know, and a mesh is made of such fields.
 """
@@ -11,13 +11,16 @@ Why not its typed clients: they drop fields that they do not know, and a mesh is
 from __future__ import annotations
 
 import json
+import math
 import pathlib
+import time
 import typing as t
 import urllib.parse
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._plain import plain_access
 
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -25,6 +28,9 @@ APPLY = "application/apply-patch+yaml"
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 PAGE = 500
+# Seconds for which the headers that log in are kept: looking for a fresher token costs as much as a call.
+_LOGIN = 5.0
+_CONNECTIONS = 32
 
 Object = dict[str, t.Any]
 
@@ -40,12 +46,25 @@ class Cluster:
         self.name = name
         self._attempts = attempts
         self._timeout = float(options.get("request_timeout") or 30)
-        self.configuration = _configuration(name, options)
-        self.host = str(self.configuration.host).rstrip("/")
-        self._pool = _pool(self.configuration)
+        self._options = options
+        self._configured: t.Any = None
+        self._login: tuple[float, dict[str, str]] = (0.0, {})
+        access = plain_access(options, _CONNECTIONS)
+        if access is not None:
+            self.host, self._pool, self._login = access.host, access.pool, (math.inf, access.headers)
+        else:
+            self.host = str(self.configuration.host).rstrip("/")
+            self._pool = _pool(self.configuration)
         self._discovered: dict[str, list[Object]] = {}
         self._wanted_uid = options.get("cluster_uid")
         self._uid: str | None = None
+
+    @property
+    def configuration(self) -> t.Any:
+        """The kubernetes library's Configuration for this API server."""
+        if self._configured is None:
+            self._configured = _configuration(self.name, self._options)
+        return self._configured
 
     # -- identity ------------------------------------------------------------------------------------------------
 
@@ -187,14 +206,20 @@ class Cluster:
                 raise MigrationError("A watch ended with an error", where=self.where(kind), why=why, details={"status": code})
         return events
 
-    def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
-        """Create; when an earlier try of this very call was answered too late, AlreadyExists is seen by the caller."""
+    def create(self, kind: Kind, body: Object, *, dry_run: bool = False, validate: bool = True) -> Object:
+        """Create; when an earlier try of this very call was answered too late, AlreadyExists is seen by the caller.
+
+        ``validate=False``: the server need not look for unknown fields; the caller compares what is stored.
+        """
         meta = body["metadata"]
+        query = {"dryRun": "All"} if dry_run else {}
+        if not validate:
+            query["fieldValidation"] = "Ignore"
         return self._call(
             "POST",
             kind.path(meta.get("namespace", "")),
             body=body,
-            query={"dryRun": "All"} if dry_run else {},
+            query=query,
             where=self.where(kind, meta.get("name", ""), meta.get("namespace", "")),
         )
 
@@ -330,10 +355,14 @@ class Cluster:
         return self._read(answer.status, answer.data, method, where)
 
     def _auth_headers(self) -> dict[str, str]:
-        headers: dict[str, str] = {}
+        until, headers = self._login
+        if time.monotonic() < until:
+            return headers
+        headers = {}
         for setting in self.configuration.auth_settings().values():
             if setting.get("in") == "header" and setting.get("value"):
                 headers[setting["key"]] = setting["value"]
+        self._login = (time.monotonic() + _LOGIN, headers)
         return headers
 
     def _read(self, status: int, data: bytes, method: str, where: str) -> Object:
@@ -343,6 +372,8 @@ class Cluster:
             answer = {"text": data.decode(errors="replace")} if status < 400 else {}
         if status < 400 and isinstance(answer, dict):
             return answer
+        if status == 401 and self._login[0] < math.inf:
+            self._login = (0.0, {})
         reason = str(answer.get("message") or "") if isinstance(answer, dict) else ""
         reason = reason or data[:200].decode(errors="replace") or f"HTTP {status}"
         todo = {
@@ -415,10 +446,10 @@ def _configuration(name: str, options: t.Mapping[str, t.Any]) -> t.Any:
 
 
 def _pool(configuration: t.Any) -> t.Any:
-    from kubernetes import client  # pylint: disable=import-outside-toplevel
+    from kubernetes.client.rest import RESTClientObject  # pylint: disable=import-outside-toplevel
 
-    configuration.connection_pool_maxsize = max(16, getattr(configuration, "connection_pool_maxsize", 0) or 0)
+    configuration.connection_pool_maxsize = max(_CONNECTIONS, getattr(configuration, "connection_pool_maxsize", 0) or 0)
     try:
-        return client.ApiClient(configuration).rest_client.pool_manager
+        return RESTClientObject(configuration).pool_manager
     except Exception as error:  # unreadable certificate files
         raise InputError("The certificates of a cluster cannot be read", where=str(configuration.host), why=str(error)) from error

@@ -194,11 +194,11 @@ def test_an_api_server_that_restarts_in_the_middle(shop: World, tmp_path: Path, 
     shop.wipe()
     create, began = Cluster.create, threading.Event()
 
-    def slow(self: Cluster, kind: Any, body: Any, *, dry_run: bool = False) -> Any:
+    def slow(self: Cluster, kind: Any, body: Any, *, dry_run: bool = False, **more: Any) -> Any:
         if body["metadata"]["name"] == "v12" and not dry_run and not began.is_set():
             began.set()
             threading.Thread(target=shop.restart).start()
-        return create(self, kind, body, dry_run=dry_run)
+        return create(self, kind, body, dry_run=dry_run, **more)
 
     monkeypatch.setattr(Cluster, "create", slow)
     done = restore(shop, saved["archive"], workers=2)
