@@ -210,6 +210,7 @@ FIELDS: dict[tuple[str, str], Fields] = {
         "spec.defaultBackend.service": "backend",
         "spec.rules[].http.paths[].backend.service": "backend",
     },
+    ("apiextensions.k8s.io", "CustomResourceDefinition"): {},
     ("", "Namespace"): {},
     ("", "Secret"): {},
     ("", "ConfigMap"): {},

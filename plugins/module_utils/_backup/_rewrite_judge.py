@@ -44,6 +44,7 @@ class Judge:
         self._residue = Residue(rules) if rules else None
         self._texts: list[str] | None = [] if keep_texts else None
         self._keys: dict[str, str] = {}
+        self._quiet: set[str] = set()  # objects of which istioctl's messages could tell a secret
         self.objects = self.changed = 0
         self.hits: collections.Counter[str] = collections.Counter()
         self.places: dict[str, list[str]] = collections.defaultdict(list)
@@ -96,10 +97,14 @@ class Judge:
             for error in errors or ():
                 path, _colon, why = error.partition(": ")
                 self._add("invalid", self.invalid, {"key": new, "path": path, "why": why})
+        secret = sealed or _scope.may_hold_secret(str(before["kind"]), text)
         if self._texts is not None and before["kind"] not in ("Secret", "ConfigMap"):
             self._texts.append(text)
+            if secret:
+                place = done.obj["metadata"].get("namespace")
+                self._quiet.add(f"{done.obj['kind']} {place + '/' if place else ''}{done.obj['metadata']['name']}")
         if done.hits and len(self._changes) < _SHOWN:
-            self._remember(before, done, old, new, sealed or _scope.may_hold_secret(str(before["kind"]), text))
+            self._remember(before, done, old, new, secret)
 
     def _remember(self, before: Object, done: Done, old: str, new: str, secret: bool) -> None:
         was: dict[str, t.Any] = {}
@@ -113,7 +118,12 @@ class Judge:
     def analyze(self, program: str | None, ignore: t.Sequence[str]) -> None:
         """Ask istioctl about everything at once."""
         if program and self._texts:
-            self.analysis = analyze(program, self._texts, ignore)[:_SHOWN]
+            found = analyze(program, self._texts, ignore)
+            found.sort(key=lambda message: message["level"] != "Error")
+            self.analysis = [
+                {**message, "message": MASK} if " ".join(message["object"].split()[:2]) in self._quiet else message
+                for message in found[:_SHOWN]
+            ]
             self._texts = []
 
     @property

@@ -361,11 +361,13 @@ def rule_set(given: str | t.Mapping[str, t.Any], variables: t.Mapping[str, t.Any
     if not isinstance(rules, list) or not rules:
         raise check.wrong("rules", "there are none")
     # A rule whose variables make both ends the same has nothing to do in this migration.
-    made = tuple(
-        check.rule(rule, f"rules[{number}]")
+    left = [
+        (number, rule)
         for number, rule in enumerate(rules)
         if not (isinstance(rule, dict) and "${" in json.dumps(top["rules"][number]) and rule.get("from") == rule.get("to", ""))
-    )
+    ]
+    made = tuple(check.rule(rule, f"rules[{number}]") for number, rule in left)
+    filled["rules"] = [rule for _number, rule in left]
     _injective(check, made)
     fields: dict[tuple[str, str], dict[str, str]] = {}
     for number, entry in enumerate(filled.get("fields") or ()):

@@ -156,7 +156,7 @@ def _told(error: t.Any) -> list[str]:
 def analyze(program: str, texts: t.Iterable[str], ignore: t.Sequence[str] = (), timeout: float = 600) -> list[Object]:
     """Messages of ``istioctl analyze`` about these objects (``code``, ``level``, ``object``, ``message``). They go in by a pipe,
     so that nothing decrypted lies on a disk."""
-    command = [program, "analyze", "--use-kube=false", "--output", "json"]
+    command = [program, "analyze", "--use-kube=false", "--all-namespaces", "--output", "json"]
     for code in ignore:
         command += ["--suppress", code if "=" in code else f"{code}=*"]
     with tempfile.TemporaryDirectory() as home:
@@ -175,16 +175,14 @@ def analyze(program: str, texts: t.Iterable[str], ignore: t.Sequence[str] = (), 
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise MigrationError("istioctl cannot be run", where=program, why=str(error), todo="check its path") from None
+    start = done.stdout.find("[")
     try:
-        start = done.stdout.index("[")
-        found = json.JSONDecoder().raw_decode(done.stdout[start:])[0]
+        found = json.JSONDecoder().raw_decode(done.stdout[start:])[0] if start >= 0 else []
     except ValueError:
-        if done.returncode == 0 and not done.stdout.strip():
-            return []
+        found = []
+    if done.returncode != 0 and not found:
         why = (done.stderr.strip().splitlines() or ["it says nothing"])[-1][:300]
-        raise MigrationError(
-            "istioctl analyze gives no answer", where=program, why=why, todo="check the option istioctl"
-        ) from None
+        raise MigrationError("istioctl analyze gives no answer", where=program, why=why, todo="check the option istioctl")
     return [
         {
             "code": str(item.get("code", "")),
