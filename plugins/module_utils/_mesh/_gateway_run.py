@@ -20,7 +20,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, SERVICE, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm, _proof
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._drain import wait_drained
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import (
     GatewayPlan,
     Observed,
@@ -205,11 +204,10 @@ def remove(source: Cluster, target: Cluster, made: GatewayPlan, journal: Journal
             if change.action == "annotate":
                 _disarm(source, target, seen, kind, timeout)
             elif change.action == "empty":
-                pods = [pod["metadata"]["name"] for pod in seen.made.pods]
-                # Asked before the pods begin to end: then they may not answer any more.
-                nobody, _seconds = wait_drained(source, seen.namespace, pods, 2.0)
+                # Also when nobody is connected: a proxy that outlives its rights makes istiod remember a refusal, and a gateway
+                # of the same name that is made within that minute gets no certificate.
                 target.patch(kind, seen.name, seen.namespace, {"spec": change.after})
-                made.plan.notes += [] if nobody else _wait_empty(source, seen, timeout)
+                made.plan.notes += _wait_empty(source, seen, timeout)
             else:
                 target.delete(kind, seen.name, seen.namespace, uid=change.before["uid"])
         made.done.append(str(change))

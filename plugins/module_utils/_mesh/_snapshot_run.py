@@ -109,6 +109,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     digest = _snapshot.sha256(content)
     result: Object = {
         "path": present.get(digest, begun),
+        "begun": bool(begun),
         "sha256": digest,
         "objects": sorted(content["objects"]),
         "load_balancers": sorted(content["clb"]),
