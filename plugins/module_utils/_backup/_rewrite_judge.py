@@ -69,7 +69,7 @@ class Judge:
 
     def see(self, before: Object, done: Done, text: str, *, sealed: bool) -> None:
         """One object, rewritten."""
-        old, new = _key(before), _key(done.obj)
+        old, new = key_of(before), key_of(done.obj)
         self.counted(bool(done.hits))
         for hit in done.hits:
             self.hits[hit.rule] += 1
@@ -86,7 +86,9 @@ class Judge:
             if len(self.not_understood) < _SHOWN:
                 self.not_understood.append(old)
         meta = before["metadata"]
-        if self._residue is not None:
+        # It describes fields, in many words, and names nothing of the mesh.
+        definition = before["kind"] == "CustomResourceDefinition"
+        if self._residue is not None and not definition:
             names = (group_of(before), str(before["kind"]), meta.get("namespace") or "", str(meta["name"]))
             for path, rule in self._residue.search(done.obj, names):
                 self._add("residue", self.residue, {"key": new, "path": path, "rule": rule})
@@ -98,7 +100,7 @@ class Judge:
                 path, _colon, why = error.partition(": ")
                 self._add("invalid", self.invalid, {"key": new, "path": path, "why": why})
         secret = sealed or _scope.may_hold_secret(str(before["kind"]), text)
-        if self._texts is not None and before["kind"] not in ("Secret", "ConfigMap"):
+        if self._texts is not None and before["kind"] not in ("Secret", "ConfigMap") and not definition:
             self._texts.append(text)
             if secret:
                 place = done.obj["metadata"].get("namespace")
@@ -196,7 +198,8 @@ class Judge:
             plan.notes.append(f"{self.changed - len(self._changes)} more objects are rewritten")
 
 
-def _key(obj: t.Mapping[str, t.Any]) -> str:
+def key_of(obj: t.Mapping[str, t.Any]) -> str:
+    """``group/kind/namespace/name``."""
     meta = obj["metadata"]
     return f"{group_of(obj)}/{obj['kind']}/{meta.get('namespace') or ''}/{meta['name']}"
 

@@ -262,7 +262,8 @@ class _Check:
         residue = given.get("residue", _RESIDUE.get(kind, "typed"))
         if residue not in ("word", "typed", "none"):
             raise self.wrong(f"{place}.residue", "it is one of word, typed, none")
-        name = given.get("id") or f"{kind}{' of ' + of if of else ''} {_short(old)} -> {_short(new)}"
+        about = f"{kind}{' of ' + of if of else ''} {host or given.get('namespace', '')}".rstrip()
+        name = given.get("id") or f"{about} {_short(old)} -> {_short(new)}"
         return Rule(
             self.word(name, f"{place}.id"),
             kind,

@@ -20,8 +20,9 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._arc
     Writer,
     read_manifest,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite import Done, Rewriter
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite_judge import Judge
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite import Done, Rewriter, group_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite_fields import FIELDS
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite_judge import Judge, key_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite_rules import RuleSet, rule_set
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite_schema import Schemas
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite_yaml import load_text
@@ -33,6 +34,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
 
 CRD = kind_of("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+_NO_NAMESPACE = ("CustomResourceDefinition", "GatewayClass", "IngressClass", "Namespace")
 # What a Writer puts into a manifest by itself.
 _WRITERS = ("format", "version", "counts", "objects", "bytes", "sealed", "index_sha256", "content_sha256", "sha256")
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -95,6 +97,9 @@ def checked(obj: t.Any, where: str) -> Object:
     fields = (obj.get("apiVersion"), obj.get("kind"), meta.get("name")) if isinstance(meta, dict) else ()
     if not fields or not all(isinstance(field, str) and field for field in fields):
         raise InputError("This is no object of Kubernetes", where=where, why="apiVersion, kind and metadata.name are needed")
+    known = (group_of(obj), obj["kind"]) in FIELDS and obj["kind"] not in _NO_NAMESPACE
+    if known and not (t.cast(Object, meta).get("namespace") and isinstance(t.cast(Object, meta)["namespace"], str)):
+        raise InputError("An object has no namespace", where=where, why="short names in it are those of its namespace")
     return t.cast(Object, obj)
 
 
@@ -141,9 +146,7 @@ class Rewrite:
             sealed = bool(item.entry and item.entry.sealed)
             text = _yaml.dump(done.obj)
             self.judge.see(item.obj, done, text, sealed=sealed)
-            key = f"{done.obj['apiVersion'].rpartition('/')[0]}/{done.obj['kind']}/" + "/".join(
-                (done.obj["metadata"].get("namespace") or "", done.obj["metadata"]["name"])
-            )
+            key = key_of(done.obj)
             if done.originals:
                 (self.secret_originals if sealed or item.obj["kind"] == "Secret" else self.originals)[key] = done.originals
             if writer is None:
@@ -168,8 +171,7 @@ class Rewrite:
         self.judge = Judge()
         for item in items:
             obj = item.obj
-            meta = obj["metadata"]
-            key = f"{obj['apiVersion'].rpartition('/')[0]}/{obj['kind']}/{meta.get('namespace') or ''}/{meta['name']}"
+            key = key_of(obj)
             try:
                 before = rewriter.back(obj, originals.get(key, ()))
             except (KeyError, IndexError, TypeError) as error:
@@ -232,6 +234,12 @@ def _rules(params: t.Mapping[str, t.Any], manifest: t.Mapping[str, t.Any]) -> tu
     given = params["rules"]
     if record:
         rules = rule_set(record["rules"], name=f"the manifest of {params['archive']}")
+        if rules.digest != record["digest"]:
+            raise InputError(
+                "The archive was rewritten by another version of this collection",
+                where=str(params["archive"]),
+                todo="use that version, or the archive that was rewritten",
+            )
         if given is not None and rule_set(given, params["variables"]).digest != rules.digest:
             raise InputError("The archive was rewritten by other rules", todo="leave rules out: the archive knows its own")
         return rules, record

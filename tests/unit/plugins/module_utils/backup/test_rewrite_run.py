@@ -15,6 +15,7 @@ import pyrage
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _rewrite_rules
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, Seal, Vault
 
@@ -146,6 +147,22 @@ def test_encrypted_archives(method: str, tmp_path: Path, capsys: pytest.CaptureF
     assert list(contents(again, seal).values()) == found
 
 
+def test_the_way_back_of_another_engine_is_refused(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.tar.zst"
+    run(capsys, archive=archive, dest=out, rules=RULES)
+    monkeypatch.setattr(_rewrite_rules, "ENGINE", 99)
+    done = run(capsys, archive=out, dest=tmp_path / "again", inverse=True)
+    assert done["failed"] and "another version" in done["msg"] and not (tmp_path / "again").exists()
+
+
+def test_definitions_of_kinds_are_left_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "x"}}
+    archive = save(tmp_path / "in", [*objects(), {**crd, "spec": {"description": "a shop is web.shop"}}])
+    assert not run(capsys, archive=archive, dest=tmp_path / "out", rules=RULES).get("failed")
+
+
 def test_a_cut_archive_is_refused(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive.write_bytes(archive.read_bytes()[:-100])
     done = run(capsys, archive=archive, dest=tmp_path / "out", rules=RULES)
@@ -236,6 +253,7 @@ def test_files_with_anchors_and_windows_lines(tmp_path: Path, capsys: pytest.Cap
         ("a: 1\n", "no object of Kubernetes"),
         ("a: &a [*a]\n", "nested too deeply"),
         ("1: x\n", "is no text"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: x}\n", "has no namespace"),
         ("a: .nan\n", "a.yaml"),
         ("a: !!python/object:os.system x\n", "a.yaml"),
     ],
