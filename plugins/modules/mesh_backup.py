@@ -86,6 +86,7 @@ options:
     description:
       - Which Deployments, StatefulSets and DaemonSets are saved. V(referred) are those behind the saved Services, those that mesh
         objects choose by labels, and those that ask for a sidecar themselves. Their ServiceAccounts are saved with them.
+      - V(all) saves all ServiceAccounts, too.
     type: str
     choices: [none, referred, all]
     default: referred
@@ -102,6 +103,14 @@ options:
     type: str
     choices: [none, all]
     default: none
+  crds:
+    description:
+      - Which CustomResourceDefinitions are saved. V(referred) are those of the kinds of which something is saved.
+      - M(servicemesh.migration.mesh_restore) writes them only when its option O(servicemesh.migration.mesh_restore#module:crds)
+        says so.
+    type: str
+    choices: [none, referred]
+    default: referred
   encrypt:
     description:
       - What is encrypted when a key is given. Without a key nothing is.

@@ -68,6 +68,14 @@ options:
       - Names of namespaces in the archive, and the names that they get in the target. Names inside of objects stay as they are.
     type: dict
     default: {}
+  crds:
+    description:
+      - Whether CustomResourceDefinitions that the target lacks are made from the archive, before everything else. Those that it
+        has are never touched, and neither are those of kinds that are not restored.
+      - Each is checked by the API server first. In check mode, objects of these kinds cannot be checked.
+      - Better install the target's control plane, which brings its own.
+    type: bool
+    default: false
   prune:
     description:
       - Whether objects are deleted that the target has and the archive has not. This concerns only kinds and namespaces that
@@ -192,6 +200,11 @@ items:
 namespaces:
   description: Namespaces that are created and are not in the archive themselves.
   returned: when the archive is whole
+  type: list
+  elements: str
+crds:
+  description: Names of the CustomResourceDefinitions that were made, or would be made in check mode.
+  returned: success
   type: list
   elements: str
 undo:

@@ -48,6 +48,7 @@ def backup_spec() -> Object:
         "workloads": {"type": "str", "choices": ["none", "referred", "all"], "default": "referred"},
         "secrets": {"type": "str", "choices": ["none", "referred", "all"], "default": "none"},
         "config_maps": {"type": "str", "choices": ["none", "all"], "default": "none"},
+        "crds": {"type": "str", "choices": ["none", "referred"], "default": "referred"},
         "encrypt": {"type": "str", "choices": ["all", "secrets"], "default": "all"},
         "age_recipients": {"type": "list", "elements": "str", "default": []},
     }

@@ -43,7 +43,9 @@ class Choice:
     namespace_map: t.Mapping[str, str]
 
     def wants(self, entry: Entry) -> bool:
-        """By the names in the archive."""
+        """By the names in the archive. CustomResourceDefinitions are another step's affair (_definitions.py)."""
+        if is_definition(entry):
+            return False
         namespace = entry.name if is_namespace(entry) else entry.namespace
         if self.namespaces and namespace and namespace not in self.namespaces:
             return False
@@ -63,6 +65,10 @@ class Choice:
 
 def is_namespace(entry: Entry) -> bool:
     return entry.kind == "Namespace" and not entry.group
+
+
+def is_definition(entry: Entry) -> bool:
+    return entry.kind == _scope.CRD.kind and entry.group == _scope.CRD.group
 
 
 def choice_of(params: t.Mapping[str, t.Any]) -> Choice:

@@ -17,6 +17,7 @@ import typing as t
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _restore, _scope, _yaml
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._compare import differing, fingerprint, lost
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._definitions import Definitions
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._info_run import (
     OWNED,
     TERMINATING,
@@ -27,6 +28,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._inf
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import Choice, RestorePlan
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Seal, seal_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
@@ -42,6 +44,7 @@ def restore_spec() -> Object:
         "namespaces": {"type": "list", "elements": "str", "default": []},
         "only": {"type": "list", "elements": "str", "default": []},
         "namespace_map": {"type": "dict", "default": {}},
+        "crds": {"type": "bool", "default": False},
         "prune": {"type": "bool", "default": False},
         "workers": {"type": "int", "default": 16},
         "undo_dir": {"type": "path", "default": "~/.ansible/servicemesh-migration/undo"},
@@ -66,6 +69,7 @@ class Restore:
         self.places: set[str] = set()  # namespaces that objects go to
         self.new: set[str] = set()  # those that will be made
         self.same_cluster = False
+        self.coming: set[tuple[str, str]] = set()  # kinds that a run that is no check would define first
         self.done: list[str] = []
         self.failed: list[str] = []
         self.written = 0
@@ -115,8 +119,11 @@ class Restore:
                 seen.add(key)
             kind = self.live.kinds.get((entry.group, entry.kind))
             found = self.live.objects.get(key)
-            if kind is None:
-                plan.add(entry, key, _restore.NOT_SERVED, "the target does not serve this kind: install its CRDs first")
+            if kind is None and (entry.group, entry.kind) in self.coming:
+                plan.add(entry, key, _restore.CREATE)
+                needed.update({self.choice.place(entry)[0]} - {""})
+            elif kind is None:
+                plan.add(entry, key, _restore.NOT_SERVED, "the target does not serve this kind: install its CRDs, or set crds")
             elif obj is None:
                 plan.add(entry, key, _restore.UNREADABLE, f"it is encrypted with {entry.sealed}, and no key is given")
             elif found is not None and found[2] == TERMINATING:
@@ -407,11 +414,16 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     seal = seal_of(params)
     with Reader(params["archive"], seal) as reader:
         work = Restore(params, reader, seal)
+        first = Definitions(reader, work.cluster, work.choice.wants).bring(check_mode) if params["crds"] else Plan()
+        work.coming = {(change.after["group"], change.after["kind"]) for change in first.changes} if check_mode else set()
         work.observe()
         work.make_plan()
         made = work.plan
         outcome = Outcome(made.as_plan())
+        outcome.plan.changes[:0] = first.changes
+        outcome.plan.notes += first.notes
         outcome.result = {
+            "crds": [change.target.rpartition("/")[2] for change in first.changes],
             "counts": made.counts,
             "items": [item.as_dict() for item in made.items],
             "namespaces": made.namespaces,
@@ -420,7 +432,8 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
         }
         outcome.failed = _against(made, params["existing"])
         if outcome.failed is not None:
-            outcome.plan.changes.clear()  # nothing of it is done
+            # nothing of it is done, but for the definitions, which had to be there to ask the API server
+            outcome.plan.changes[:] = [] if check_mode else first.changes
             return outcome
         if check_mode or not made.writes:
             return outcome

@@ -29,6 +29,7 @@ GROUPS = (
 SERVICE, SECRET, CONFIG_MAP = kind_of("v1", "Service"), kind_of("v1", "Secret"), kind_of("v1", "ConfigMap")
 ACCOUNT = kind_of("v1", "ServiceAccount")
 NAMESPACE = kind_of("v1", "Namespace")
+CRD = kind_of("apiextensions.k8s.io/v1", "CustomResourceDefinition")
 WORKLOADS = tuple(kind_of("apps/v1", kind) for kind in ("DaemonSet", "Deployment", "StatefulSet"))
 
 # What must be there before what: kinds of a lower number are saved and restored first.
@@ -281,5 +282,7 @@ def may_hold_secret(kind: str, text: str) -> bool:
     """Whether the text of an object looks as if somebody wrote a secret into it. Too often yes rather than once no."""
     if kind in _FREE:
         return True
+    if kind == CRD.kind:  # it describes fields, in many words, and holds no values
+        return False
     low = text.lower()
     return any(word in low for word in _QUICK) and _WORDS.search(low) is not None

@@ -262,6 +262,10 @@ class Cluster:
             self._discovered[group] = list(self._discover(group))
         return self._discovered[group]
 
+    def ask_again(self) -> None:
+        """Forget what discovery told: kinds came or went."""
+        self._discovered = {}
+
     def version(self) -> str:
         """The API server's version, like v1.36.3."""
         return str(self._call("GET", "/version", where=self.where()).get("gitVersion", ""))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS as ISTIO
 from tests.integration.backup.world import (
+    CRD,
     NAMESPACE,
     SECRET,
     SERVICE,
@@ -24,12 +26,14 @@ from tests.integration.backup.world import (
     Object,
     World,
     backup,
+    established,
     info,
     make,
     restore,
     secret,
     service,
     vs,
+    wait,
 )
 
 ODD_YAML = """\
@@ -299,12 +303,62 @@ def test_a_change_while_the_backup_runs_is_told(source: World, tmp_path: Path, m
     assert any("changed while" in warning for warning in found.warnings)
 
 
+def widgets(group: str) -> Object:
+    """The definition of a kind that no other test knows."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"}
+    spec = {"group": group, "names": names, "scope": "Namespaced", "versions": [version]}
+    return {"apiVersion": CRD.api_version, "kind": CRD.kind, "metadata": {"name": f"widgets.{group}"}, "spec": spec}
+
+
+@pytest.fixture
+def widget(source: World, target: World) -> Iterator[str]:
+    group = "bk.istio.io"
+    source.cluster.create(CRD, widgets(group))
+    wait(lambda: established(source.cluster.get(CRD, f"widgets.{group}")), "the kind is served")
+    wait(lambda: any(kind.kind == "Widget" for kind in _scope.find_kinds(source.cluster, [group], [])), "it can be found")
+    made = {"apiVersion": f"{group}/v1", "kind": "Widget", "metadata": {"name": "a", "namespace": "shop"}, "spec": {"size": 1}}
+    make(source, made, vs("a"))
+    yield f"widgets.{group}"
+    for world in (source, target):
+        world.remove(CRD, f"widgets.{group}")
+        wait(lambda world=world: world.cluster.get(CRD, f"widgets.{group}") is None, "the definition is gone")  # type: ignore[misc]
+
+
+def test_kinds_that_the_target_lacks_are_defined_when_asked(source: World, target: World, widget: str, tmp_path: Path) -> None:
+    saved = backup(source, tmp_path, crds="referred").result
+    assert saved["counts"]["apiextensions.k8s.io/CustomResourceDefinition"] == 2, "those of what is saved, and no others"
+    assert info(source, saved["archive"])["comparison"]["same"]
+    refused = restore(target, saved["archive"])
+    assert refused.failed is not None and "set crds" in refused.failed.message
+    planned = restore(target, saved["archive"], check=True, crds=True)
+    assert planned.failed is None and planned.result["crds"] == [widget]
+    assert target.cluster.get(CRD, widget) is None, "check mode makes nothing"
+    done = restore(target, saved["archive"], crds=True)
+    assert done.failed is None and done.result["crds"] == [widget], done.failed
+    assert target.cluster.get(kind_of("bk.istio.io/v1", "Widget"), "a", "shop") is not None
+    assert info(target, saved["archive"])["comparison"]["same"]
+    assert not restore(target, saved["archive"], crds=True).plan.changed
+    target.cluster.patch(CRD, widget, "", {"spec": {"names": {"shortNames": ["wg"]}}})
+    again = restore(target, saved["archive"], crds=True)
+    assert not again.plan.changed and any("left as it is" in note for note in again.plan.notes)
+    told = info(target, saved["archive"])["comparison"]["items"]
+    assert [(item["name"], item["state"]) for item in told] == [(widget, "differs")]
+
+
+def test_definitions_are_left_out_when_asked(source: World, widget: str, tmp_path: Path) -> None:
+    saved = backup(source, tmp_path, crds="none").result
+    assert "apiextensions.k8s.io/CustomResourceDefinition" not in saved["counts"] and widget
+
+
 SAMPLED = {"Service", "Deployment", "StatefulSet", "DaemonSet", "ServiceAccount", "ConfigMap", *ISTIO}
 
 
 @pytest.mark.skipif(not os.environ.get("ISTIO_CHECKOUT"), reason="ISTIO_CHECKOUT names no checkout of istio/istio")
 def test_all_samples_of_istio_come_back_the_same(source: World, tmp_path: Path) -> None:
-    taken, refused = 0, 0
+    taken: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for path in sorted(Path(os.environ["ISTIO_CHECKOUT"]).joinpath("samples").rglob("*.yaml")):
         try:
             documents = list(yaml.load_all(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
@@ -313,17 +367,22 @@ def test_all_samples_of_istio_come_back_the_same(source: World, tmp_path: Path) 
         for obj in documents:
             if not isinstance(obj, dict) or obj.get("kind") not in SAMPLED:
                 continue
-            obj["metadata"] = {**obj.get("metadata", {}), "namespace": "samples", "name": f"s{taken}"}
+            name = f"s{len(taken) + len(refused)}"
+            obj["metadata"] = {**obj.get("metadata", {}), "namespace": "samples", "name": name}
+            group = obj["apiVersion"].rpartition("/")[0]
             try:
                 make(source, obj)
-                taken += 1
-            except MigrationError:
-                refused += 1
-    assert taken > 200
+                taken[f"{group}/{obj['kind']}/samples/{name}"] = path.name
+            except MigrationError as error:
+                refused[f"{obj['apiVersion']}/{obj['kind']}/{name}"] = f"{path.name}: {error.why[:150]}"
+    assert len(taken) > 200
     saved = backup(source, tmp_path, services="all", workloads="all", config_maps="all").result
+    lost = {key: path for key, path in taken.items() if key not in {entry.key for entry in Reader(saved["archive"]).entries()}}
+    assert lost == {}, f"not in the backup; left out is {saved['left_out']}"
     source.wipe()
     done = restore(source, saved["archive"])
     assert done.failed is None, done.failed
     after = info(source, saved["archive"])["comparison"]
-    print(f"{taken} objects of Istio's samples, {refused} that this API server does not take: {after['counts']}")
+    print(f"{len(taken)} objects of Istio's samples: {after['counts']}")
+    print("not taken by this API server:", *(f"{key}: {why}" for key, why in refused.items()), sep="\n  ")
     assert after["same"], after["items"]
