@@ -99,6 +99,10 @@ path:
     - Empty in check mode when there is none yet.
   returned: success
   type: str
+begun:
+  description: Whether the migration has changed something since the snapshot in RV(path).
+  returned: success
+  type: bool
 sha256:
   description: The hash of the present state.
   returned: success
