@@ -1,15 +1,16 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""kill -9 of ansible-playbook after the n-th line of the journal, then a plain re-run, then a rollback; traffic all the while.
+"""kill -9 of ansible-playbook after the n-th line of the journal, then a rollback, or a re-run and a rollback; under traffic.
 
-`make test` takes a few points spread over the whole run; LAB_KILL_POINTS=all takes every line, LAB_KILL_POINTS=3,9 those.
+A few points spread over the whole run; LAB_KILL_POINTS=all takes every line, LAB_KILL_POINTS=3,9 those, and =x20 twenty.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import pytest
 
@@ -46,38 +47,54 @@ def points(whole: int) -> list[int]:
     asked = os.environ.get("LAB_KILL_POINTS", "")
     if asked == "all":
         return list(range(1, whole + 1))
-    if asked:
+    few = FEW
+    if asked.startswith("x"):
+        few = int(asked[1:])
+    elif asked:
         return [int(word) for word in asked.split(",")]
-    return [max(1, round((i + 0.5) * whole / FEW)) for i in range(FEW)]
+    return [max(1, round((i + 0.5) * whole / few)) for i in range(few)]
+
+
+def end(stage: Stage, playbook: str, *arguments: str) -> None:
+    """Run to the end, which must come."""
+    played = stage.play(playbook, *arguments)
+    assert played.code == 0, f"{playbook} after {lines(stage)} lines of the journal:\n{played.text[-4000:]}"
+
+
+def same(one: Any, other: Any, what: str) -> None:
+    assert not (left := differences(one, other)), f"{what}:\n{sequence(left)}"
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(3600)
-def test_killed_anywhere_and_run_again(stage: Stage) -> None:
+@pytest.mark.timeout(7200)
+def test_killed_anywhere_it_goes_on_and_goes_back(stage: Stage) -> None:
+    """At each point twice: killed and taken back; killed, run again to its end, and taken back with a kill in that as well."""
     origin = stage.world()
-    file = stage.traffic(200, 3500)
+    file = stage.traffic(200, 7000)
     report: list[str] = []
     try:
-        assert stage.play("ack_to_asm", *SHIFT).code == 0
-        there = stage.world()
-        whole = lines(stage)
-        assert stage.play("ack_to_asm_rollback").code == 0
+        end(stage, "ack_to_asm", *SHIFT)
+        there, whole = stage.world(), lines(stage)
+        end(stage, "ack_to_asm_rollback")
+        back = lines(stage) - whole
+        same(origin, stage.world(), "an undisturbed migration and its rollback")
         for at in points(whole):
-            stage.journal.unlink()
-            stage.forget_mirror()
-            assert run_and_kill(stage, "ack_to_asm", at, *SHIFT), f"point {at} of {whole} was never reached"
-            if at % 2:
-                again = stage.play("ack_to_asm", *SHIFT)
-                assert again.code == 0, f"re-run after a kill at {at} of {whole}:\n{again.text[-4000:]}"
-                left = stage.comparable(there, stage.world())
-                assert not left, f"after a kill at {at} of {whole} and a re-run:\n{sequence(left)}"
-            back = stage.play("ack_to_asm_rollback")
-            assert back.code == 0, f"rollback after a kill at {at} of {whole}:\n{back.text[-4000:]}"
-            left = differences(origin, stage.world())
-            assert not left, f"after a kill at {at} of {whole} and the rollback:\n{sequence(left)}"
-            report.append(f"{at}")
+            place = f"killed at line {at} of {whole}"
+            for again in (False, True):
+                stage.journal.unlink()
+                stage.forget_mirror()
+                assert run_and_kill(stage, "ack_to_asm", at, *SHIFT), f"{place}: never reached"
+                killed = lines(stage)
+                if again:
+                    end(stage, "ack_to_asm", *SHIFT)
+                    left = stage.comparable(there, stage.world())
+                    assert not left, f"{place} and run again:\n{sequence(left)}"
+                    run_and_kill(stage, "ack_to_asm_rollback", lines(stage) + 1 + at % back)
+                end(stage, "ack_to_asm_rollback")
+                same(origin, stage.world(), f"{place} and taken back")
+                report.append(f"{at}{' again' if again else ''} (died at {killed})")
     finally:
         stage.end_traffic()
         _, summary = evidence.read(file)
-    print(f"killed at {', '.join(report)} of {whole} journal lines; {summary['sent']} requests, {summary['failed']} failed")
+        print(f"of {whole} lines: {', '.join(report)}; {summary['sent']} requests, {summary['failed']} failed")
     assert summary["failed"] == 0

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -105,7 +106,8 @@ func Run(ctx context.Context, c Config, out io.Writer) (Report, error) {
 }
 
 // arrivals starts request i at start + i/rate, late ones at once and all of them, and returns why it
-// ended. Targets take turns; of each target's requests NewRatio are on new connections.
+// ended. Target and kind of connection are chosen by chance: a load balancer deals out connections in turn,
+// and a beat of ours beside the beat of a probe would show the same side to each of them for ever.
 func arrivals(ctx context.Context, c Config, start time.Time, sent, inFlight *atomic.Int64, under *sync.WaitGroup, outcomes chan<- Outcome) string {
 	gap := float64(time.Second) / c.Rate
 	timer := time.NewTimer(0)
@@ -134,12 +136,8 @@ func arrivals(ctx context.Context, c Config, start time.Time, sent, inFlight *at
 		if over {
 			return "duration"
 		}
-		t := c.Targets[i%int64(len(c.Targets))]
-		t.debt += c.NewRatio
-		fresh := t.debt >= 1-1e-9
-		if fresh {
-			t.debt--
-		}
+		t := c.Targets[rand.IntN(len(c.Targets))]
+		fresh := rand.Float64() < c.NewRatio
 		sent.Add(1)
 		if inFlight.Load() >= c.InFlight {
 			outcomes <- Outcome{Target: t.Name, New: fresh, Kind: KindOverload, Detail: "too many in flight", LagMS: ms(time.Since(due))}

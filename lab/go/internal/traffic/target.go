@@ -46,7 +46,6 @@ type Target struct {
 	tls     *tls.Config
 	mu      sync.Mutex
 	idle    []*conn // last in, first out
-	debt    float64 // of new connections owed, see arrivals in run.go
 	before  func()  // for tests: called before a request is written on a kept connection
 }
 

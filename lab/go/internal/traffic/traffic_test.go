@@ -237,7 +237,7 @@ func TestArrivalsDoNotWaitForAnswers(t *testing.T) {
 		Rate: 100, Duration: 500 * time.Millisecond, Targets: []*Target{target(t, server.URL), target(t, server.URL)},
 		NewRatio: 0.5, Timeout: time.Second, Bucket: 100 * time.Millisecond, InFlight: 1000,
 	})
-	if report.Sent != 50 || report.OK != 50 || report.New != 24 || report.Kept != 26 || report.Ended != "duration" {
+	if report.Sent != 50 || report.OK != 50 || report.New+report.Kept != 50 || report.New < 5 || report.New > 45 || report.Ended != "duration" {
 		t.Errorf("%+v", report)
 	}
 	if report.Latency.P50 < 290 || report.Seconds > 0.6 {
