@@ -10,17 +10,19 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _collect
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from tests.integration.backup.world import (
     CRD,
+    SERVICE,
     VIRTUAL_SERVICE,
     World,
     backup,
@@ -158,6 +160,21 @@ def test_a_full_disk_is_told_and_leaves_nothing(source: World, small_disk: Path)
     assert list(small_disk.iterdir()) == []
 
 
+def test_a_full_disk_stops_a_restore_before_its_first_write(shop: World, small_disk: Path, tmp_path: Path) -> None:
+    """What is overwritten needs a copy: without room for it nothing is overwritten, and no half copy stays."""
+    saved = backup(shop, tmp_path).result["archive"]
+    noise = [f"{os.urandom(2000).hex()[n : n + 60]}.example.com" for n in range(0, 4000, 60)]
+    for i in range(25):
+        shop.cluster.patch(VIRTUAL_SERVICE, f"v{i}", "shop", {"spec": {"hosts": [f"{i}.{host}"[:60] for host in noise]}})
+    (small_disk / "full").write_bytes(bytes(50 << 10))
+    shop.remove(SERVICE, "web", "shop")
+    with pytest.raises(MigrationError, match="No space left"):
+        restore(shop, saved, existing="update", undo_dir=str(small_disk))
+    assert [path.name for path in small_disk.iterdir()] == ["full"]
+    counts = info(shop, saved)["comparison"]["counts"]
+    assert (counts["differs"], counts["missing"]) == (25, 1), "not even what was missing is written"
+
+
 READ = [
     {"apiGroups": ["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"], "resources": ["*"]},
     {
@@ -182,6 +199,27 @@ def test_a_kind_that_may_not_be_read_is_named_and_can_be_left_out(shop: World, t
     others += ["extensions.istio.io/TrafficExtension"]
     others += [f"security.istio.io/{kind}" for kind in ("PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy")]
     assert backup(options, tmp_path, skip_kinds=others).result["counts"]["networking.istio.io/VirtualService"] == 25
+
+
+def test_a_kind_that_may_not_be_written_is_named_before_the_first_write(shop: World, target: World, tmp_path: Path) -> None:
+    saved = backup(shop, tmp_path).result["archive"]
+    every = ["get", "list", "watch"]
+    rules = [{**rule, "verbs": every} for rule in READ]
+    rules.append({"apiGroups": [""], "resources": ["services", "namespaces", "serviceaccounts"], "verbs": ["create"]})
+    limited = target.limited(*rules)
+    done = restore(target, saved, target=limited)
+    assert done.failed is not None and "VirtualService/shop/v" in done.failed.message and "forbidden" in done.failed.message
+    assert done.result["written"] == 0 and done.result["counts"]["refused"] == 25
+    assert target.cluster.get(SERVICE, "web", "shop") is None
+    rules[-1] = {"apiGroups": ["networking.istio.io", ""], "resources": ["*"], "verbs": ["create"]}
+    assert restore(target, saved, target=target.limited(*rules)).failed is None
+
+
+def test_a_kind_that_may_not_be_listed_in_the_target_is_named(shop: World, target: World, tmp_path: Path) -> None:
+    saved = backup(shop, tmp_path).result["archive"]
+    with pytest.raises(MigrationError) as found:
+        restore(target, saved, target=target.limited({**READ[1], "verbs": ["get", "list"]}))
+    assert found.value.details["status"] == 403 and "virtualservices" in found.value.message
 
 
 def test_reading_rights_are_enough_for_a_backup(shop: World, tmp_path: Path) -> None:
@@ -210,6 +248,113 @@ def test_an_api_server_that_restarts_in_the_middle(shop: World, tmp_path: Path, 
     assert info(shop, saved["archive"])["comparison"]["same"]
 
 
+def test_an_api_server_that_restarts_while_it_is_read(shop: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two pages: either the same moment is read on, or it is told and there is no archive."""
+    small_pages(monkeypatch)
+    page, asked = Cluster.page, []
+
+    def stop(self: Cluster, kind: Any, *args: Any, **more: Any) -> Any:
+        if kind.kind == "VirtualService" and more.get("token") and not asked:
+            asked.append(True)
+            shop.restart()
+        return page(self, kind, *args, **more)
+
+    monkeypatch.setattr(Cluster, "page", stop)
+    told = ""
+    try:
+        found = backup(shop, tmp_path)
+    except MigrationError as error:
+        told = error.message
+    if told:
+        assert "gave no answer" in told
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert found.result["counts"]["networking.istio.io/VirtualService"] == 25
+    monkeypatch.undo()
+    wait(shop._ready, "the API server is back")
+    assert asked and backup(shop, tmp_path).result["objects"] == 27
+    assert info(shop, next(tmp_path.glob("*.zst")))["comparison"]["same"]
+
+
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_collect, "PAGE", 10)
+
+
+def test_a_kind_that_vanishes_between_two_pages_fails_the_backup(
+    shop: World, target: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a kind is no backup of it."""
+    small_pages(monkeypatch)
+    name = "virtualservices.networking.istio.io"
+    make(target, *(vs(f"v{i}") for i in range(25)), service("web"))
+    crd = target.cluster.get(CRD, name)
+    assert crd
+    page = Cluster.page
+
+    def vanish(self: Cluster, kind: Any, *args: Any, **more: Any) -> Any:
+        if kind.kind == "VirtualService" and more.get("token"):
+            target.remove(CRD, name)
+            wait(lambda: target.cluster.get(CRD, name) is None, "the CRD is gone")
+            wait(lambda: _code(lambda: page(self, kind)) == 404, "the kind is gone")
+        return page(self, kind, *args, **more)
+
+    monkeypatch.setattr(Cluster, "page", vanish)
+    try:
+        with pytest.raises(MigrationError, match="removed while it was read"):
+            backup(target, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        monkeypatch.undo()
+        bring_back(target, crd)
+
+
+def test_a_kind_that_vanishes_while_it_is_restored(
+    shop: World, target: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the dry run, before the write: told, what was written is counted, and the next run completes it."""
+    saved = backup(shop, tmp_path).result["archive"]
+    name = "virtualservices.networking.istio.io"
+    crd = target.cluster.get(CRD, name)
+    assert crd
+    create, gone = Cluster.create, threading.Event()
+
+    def vanish(self: Cluster, kind: Any, body: Any, *, dry_run: bool = False, **more: Any) -> Any:
+        if kind.kind == "VirtualService" and not dry_run and not gone.is_set():
+            gone.set()
+            target.remove(CRD, name)
+            wait(lambda: target.cluster.get(CRD, name) is None, "the CRD is gone")
+            wait(lambda: _code(lambda: target.cluster.page(VIRTUAL_SERVICE)) == 404, "the kind is gone")
+        return create(self, kind, body, dry_run=dry_run, **more)
+
+    monkeypatch.setattr(Cluster, "create", vanish)
+    try:
+        done = restore(target, saved, workers=1)
+        assert done.failed is not None and "objects are written" in done.failed.message
+        assert done.result["written"] < 28 and done.failed.not_done
+    finally:
+        monkeypatch.undo()
+        bring_back(target, crd)
+    again = restore(target, saved)
+    assert again.failed is None, again.failed
+    assert info(target, saved)["comparison"]["same"]
+
+
+def _code(call: Callable[[], Any]) -> int:
+    try:
+        call()
+    except MigrationError as error:
+        return int(error.details.get("status") or 0)
+    return 200
+
+
+def bring_back(world: World, crd: dict[str, Any]) -> None:
+    fresh = {key: value for key, value in crd.items() if key != "status"}
+    fresh["metadata"] = {"name": crd["metadata"]["name"], "labels": crd["metadata"].get("labels", {})}
+    world.cluster.create(CRD, fresh)
+    wait(lambda: established(world.cluster.get(CRD, crd["metadata"]["name"])), "the CRD is back")
+    wait(lambda: _code(lambda: world.cluster.page(VIRTUAL_SERVICE)) == 200, "the kind is back")
+
+
 def test_a_kind_that_vanishes_while_it_is_read(shop: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "telemetries.telemetry.istio.io"
     crd = shop.cluster.get(CRD, name)
@@ -230,7 +375,4 @@ def test_a_kind_that_vanishes_while_it_is_read(shop: World, tmp_path: Path, monk
         assert any("Telemetry is not in the backup" in warning for warning in found.warnings)
     finally:
         monkeypatch.undo()
-        fresh = {key: value for key, value in crd.items() if key != "status"}
-        fresh["metadata"] = {"name": name, "labels": crd["metadata"].get("labels", {})}
-        shop.cluster.create(CRD, fresh)
-        wait(lambda: established(shop.cluster.get(CRD, name)), "the CRD is back")
+        bring_back(shop, crd)

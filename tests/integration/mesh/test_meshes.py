@@ -77,7 +77,7 @@ def gateway(lab: Lab, ack: Cluster, asm: Cluster) -> Iterator[str]:
     """An IstioGateway of the tests' own, with the sample application's routes for it; gives its address."""
     asm.apply_object("v1", "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAME}})
     for obj in apps.routing(NAME):
-        # A DestinationRule counts in the namespace of the Service, of its client, or of the mesh: here of the client, the gateway.
+        # A DestinationRule counts in the namespace of the Service, of its client (here the gateway), or of the mesh.
         obj["metadata"] = {"name": NAME, "namespace": "istio-system" if obj["kind"] == "DestinationRule" else NAME}
         if obj["kind"] == "VirtualService":
             obj["spec"]["gateways"] = [NAME]
