@@ -197,6 +197,24 @@ def test_a_rule_that_says_where() -> None:
         assert found.obj["spec"] == {"selector": {"istio": wanted}}
 
 
+def test_the_narrower_rule_comes_first() -> None:
+    wide = {"kind": "selector", "from": {"istio": "a"}, "to": {"istio": "b"}}
+    both = {"kind": "selector", "from": {"istio": "a", "app": "x"}, "to": {"istio": "c"}}
+    here = {"kind": "class", "of": "revision", "from": "1", "to": "2", "where": {"names": ["a"]}}
+    everywhere = {"kind": "class", "of": "revision", "from": "1", "to": "3"}
+    rules = [wide, both, everywhere, here]
+    found = done(thing("Gateway", {"selector": {"istio": "a", "app": "x"}}, labels={"istio.io/rev": "1"}), *rules).obj
+    assert found["spec"]["selector"] == {"istio": "c"} and found["metadata"]["labels"] == {"istio.io/rev": "2"}
+    assert spec(thing("Gateway", {"selector": {"istio": "a", "app": "y"}}), *rules)["selector"] == {"istio": "b", "app": "y"}
+
+
+def test_an_ingress_cannot_send_to_another_namespace() -> None:
+    ingress = thing("Ingress", {"defaultBackend": {"service": {"name": "web"}}}, "networking.k8s.io/v1")
+    found = rewriter(HOST).apply(ingress)
+    assert [path for path, _why in found.problems] == ["spec.defaultBackend.service"] and found.obj == ingress
+    assert spec(ingress, {**HOST, "to": "front.shop"})["defaultBackend"]["service"] == {"name": "front"}
+
+
 def test_swaps_and_chains_act_at_one_moment() -> None:
     swap = [{"kind": "namespace", "from": "a", "to": "b"}, {"kind": "namespace", "from": "b", "to": "a"}]
     found = done(thing("VirtualService", {"hosts": ["x.a.svc", "x.b.svc"]}, namespace="a"), *swap)

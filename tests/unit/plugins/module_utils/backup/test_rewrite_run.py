@@ -15,7 +15,7 @@ import pyrage
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _rewrite_rules
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _rewrite, _rewrite_rules
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, Seal, Vault
 
@@ -28,6 +28,7 @@ RULES: Object = {
         {"kind": "host", "from": "web.shop", "to": "front.store"},
         {"kind": "subset", "host": "web.shop", "from": "v1", "to": "stable"},
         {"kind": "annotation", "from": {"old.example.com/owner": "*"}, "to": {"new.example.com/owner": "*"}},
+        {"kind": "label", "from": {"version": "old"}, "to": {}},
     ],
 }
 
@@ -49,6 +50,7 @@ def objects() -> list[Object]:
         thing("VirtualService", "网关", {"hosts": ["web"], "http": [{"route": [{"destination": destination}]}]}),
         thing("VirtualService", "n" * 200, {"hosts": ["x.example.com"]}, annotations={"old.example.com/owner": PLANTED}),
         thing("VirtualService", "large", {"hosts": ["web"], "http": large}),
+        thing("VirtualService", "elsewhere", {"hosts": ["api"]}, labels={"version": "old"}),
         thing("VirtualService", "odd", {"hosts": ["a\r\nb", "*", ""], "nobodyKnows": {"deep": [1, 1.5, None, True, {}, []]}}),
         thing("EnvoyFilter", "free", filter_spec, "networking.istio.io/v1alpha3"),
     ]
@@ -93,7 +95,7 @@ def test_a_rewrite_and_back_is_the_same_file(archive: Path, tmp_path: Path, caps
     out, again = tmp_path / "out.tar.zst", tmp_path / "again.tar.zst"
     done = run(capsys, archive=archive, dest=out, rules=RULES)
     assert done["changed"] and not done.get("failed"), done.get("msg")
-    assert done["counts"]["objects"] == 8 and done["unused"] == [] and stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert done["counts"]["objects"] == 9 and done["unused"] == [] and stat.S_IMODE(out.stat().st_mode) == 0o600
     found = contents(out)
     assert "/Service/store/front" in found and "//" not in [key for key in found if key.startswith("v")]
     assert found["networking.istio.io/VirtualService/store/网关"]["spec"]["http"][0]["route"][0]["destination"] == {
@@ -134,15 +136,21 @@ def test_encrypted_archives(method: str, tmp_path: Path, capsys: pytest.CaptureF
     key = {"age_identity": str(identity)} if method == "age" else {"vault_password": "pw"}
     found = [*objects(), {**thing("Secret", "tls", {}, "v1"), "data": {"key": PLANTED}, "spec": {}}]
     found[-1].pop("spec")
+    found[4]["metadata"]["annotations"]["gone.example.com/x"] = PLANTED
+    rules = {"rules": [*RULES["rules"], {"kind": "annotation", "from": {"gone.example.com/x": "*"}, "to": {}}]}
     archive, out, again = save(tmp_path / "in", found, seal), tmp_path / "out", tmp_path / "again"
-    without = run(capsys, archive=archive, dest=out, rules=RULES)
+    without = run(capsys, archive=archive, dest=out, rules=rules)
     assert without["failed"] and "without its key" in without["msg"] and not out.exists()
-    assert not run(capsys, archive=archive, dest=out, rules=RULES, **key).get("failed")
+    done = run(capsys, archive=archive, dest=out, rules=rules, **key)
+    assert not done.get("failed"), done["msg"]
+    told = {value for change in done["plan"][1:] for name, value in change["after"].items() if name != "key"}
+    assert told == {"VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"}, "of encrypted objects only the paths"
     assert PLANTED.encode() not in out.read_bytes()
     with Reader(out) as reader:
         assert {entry.sealed for entry in reader.entries()} == {method}
         assert PLANTED not in json.dumps(reader.manifest)
-    assert run(capsys, archive=archive, dest=out, rules=RULES, **key)["changed"] is False
+    assert run(capsys, archive=archive, dest=out, rules=rules, **key)["changed"] is False
+    assert "encrypted" in run(capsys, archive=out, dest=again, inverse=True)["msg"]
     assert not run(capsys, archive=out, dest=again, inverse=True, **key).get("failed")
     assert list(contents(again, seal).values()) == found
 
@@ -155,6 +163,16 @@ def test_the_way_back_of_another_engine_is_refused(
     monkeypatch.setattr(_rewrite_rules, "ENGINE", 99)
     done = run(capsys, archive=out, dest=tmp_path / "again", inverse=True)
     assert done["failed"] and "another version" in done["msg"] and not (tmp_path / "again").exists()
+
+
+def test_a_way_back_that_ends_elsewhere_is_refused(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.tar.zst"
+    run(capsys, archive=archive, dest=out, rules=RULES)
+    monkeypatch.setattr(_rewrite, "put_back", lambda obj, _originals: obj)
+    done = run(capsys, archive=out, dest=tmp_path / "again", inverse=True)
+    assert done["failed"] and "does not end where" in done["msg"] and not (tmp_path / "again").exists()
 
 
 def test_definitions_of_kinds_are_left_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

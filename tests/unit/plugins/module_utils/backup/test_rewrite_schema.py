@@ -49,6 +49,7 @@ spec:
                 properties: {destination: {type: object, properties: {host: {type: string}}, required: [host]}}
               exact: {type: string}
               prefix: {type: string}
+            anyOf: [{properties: {prefix: {enum: [a, b]}}}, {properties: {prefix: {maxLength: 1}}}]
             oneOf: [{not: {anyOf: [{required: [exact]}, {required: [prefix]}]}}, {required: [exact]}, {required: [prefix]}]
           status: {type: object, x-kubernetes-preserve-unknown-fields: true}
   - {name: v1alpha3, served: false, schema: {openAPIV3Schema: {type: object}}}
