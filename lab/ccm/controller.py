@@ -23,8 +23,16 @@ WORKERS = 3
 _SERVICE_NAME = "kubernetes.io/service-name"
 
 
+_GROWING = exponential(5.0, 300.0)
+
+
+def _pause(failures: int, error: Exception) -> float:
+    """5, 10, 20 ... 300 s; always 5 s after a throttled call."""
+    return 5.0 if "throttling" in str(error).lower() else _GROWING(failures, error)
+
+
 class ServiceController:
-    """start() / stop(). Retries after 5, 10, 20 ... 300 s; a change of the Service tries again at once."""
+    """start() / stop(). Retries as _pause says; a change of the Service tries again at once."""
 
     def __init__(self, api: Api, cloud: Cloud, config: Config) -> None:
         self._api = api
@@ -40,7 +48,7 @@ class ServiceController:
         self._controller = Controller(
             [self._services, self._nodes, self._endpoints],
             self.reconcile,
-            backoff=exponential(5.0, 300.0),
+            backoff=_pause,
             workers=WORKERS,
             name="service-controller",
         )

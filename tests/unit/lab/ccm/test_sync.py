@@ -14,6 +14,7 @@ from lab.ccm import names
 from lab.ccm.backends import Endpoint
 from lab.ccm.clb import Config, parallel
 from lab.ccm.cloud import RpcCloud, flat
+from lab.ccm.controller import _pause
 from lab.ccm.names import CcmError
 from lab.ccm.sync import Syncer, SyncError
 from lab.ccm.versions import VERSIONS
@@ -168,3 +169,9 @@ def test_signature_of_the_vendors_example() -> None:
     }
     cloud = RpcCloud("127.0.0.1:1", "cn-hangzhou", "testid", "testsecret")
     assert cloud._signature(query, method="GET") == "OLeaidS1JvxuMvnyHOwuJ+uX5qY="
+
+
+def test_pauses_grow_but_not_after_a_throttled_call() -> None:
+    throttled = CcmError("apply model error: Message: Request was denied due to request throttling.")
+    assert [_pause(n, CcmError("no")) for n in (1, 2, 3, 9)] == [5.0, 10.0, 20.0, 300.0]
+    assert [_pause(n, throttled) for n in (1, 2, 9)] == [5.0, 5.0, 5.0]
