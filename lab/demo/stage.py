@@ -317,10 +317,22 @@ class Stage:
 
     def comparable(self, one: Plain, other: Plain) -> list[str]:
         """Differences that matter between two runs: without what each run gets anew from the API server and the kubelets."""
-        fresh = re.compile(
-            r"nodePort|NodePort|clusterIP|healthCheckNodePort|/port:|/description:|service.beta.kubernetes.io/hash|CreateTime"
-        )
-        return [line for line in differences(one, other) if not fresh.search(line)]
+        return differences(_timeless(one), _timeless(other))
+
+
+#: What each run gets anew: node ports and addresses from the API server, the CCM's hash, the time in the migration's own mark.
+_FRESH = re.compile(r"nodePort|clusterIPs?|healthCheckNodePort|service.beta.kubernetes.io/hash|servicemesh.migration/touched|Create")
+
+
+def _timeless(value: Any, key: str = "") -> Any:
+    """The same without what each run gets anew."""
+    if _FRESH.search(key) or (key == "port" and isinstance(value, int) and value >= 30000):
+        return "*"
+    if isinstance(value, Mapping):
+        return {name: _timeless(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_timeless(item) for item in value]
+    return re.sub(r"^k8s/\d+/", "k8s/*/", value) if isinstance(value, str) else value
 
 
 def _key(item: Mapping[str, Any]) -> str:
