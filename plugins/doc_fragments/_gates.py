@@ -113,6 +113,139 @@ options:
               - It also fails as soon as so many requests in a row fail. V(0) turns this off.
             type: int
             default: 5
+      prometheus:
+        description:
+          - Queries of a Prometheus, or of what serves its API (ARMS, AOM, Thanos, Mimir), and a rule for their numbers.
+          - In a query C($window) stands for the time that is looked at, like V(60s). It is never longer than the present hold, so
+            nothing of the step before counts.
+          - Each query must give one number; put C(sum()) or the like around several series. No result is undecided.
+        type: dict
+        suboptions:
+          url:
+            description:
+              - The address of the API, without C(/api/v1/query).
+            type: str
+            required: true
+          token:
+            description:
+              - A bearer token.
+            type: str
+          headers:
+            description:
+              - More headers. They are seen in the output of C(-vvv); set C(no_log) on the task when one of them is secret.
+            type: dict
+            default: {}
+          ca_cert:
+            description:
+              - Path of a PEM file with the certificate authorities to trust in place of the system's.
+            type: path
+          validate_certs:
+            description:
+              - Whether the certificate must be valid for the host.
+            type: bool
+            default: true
+          interval:
+            description:
+              - Seconds between two looks. Figures older than three of them are undecided.
+            type: float
+            default: 5
+          timeout:
+            description:
+              - Seconds that an answer may take.
+            type: float
+            default: 5
+          window:
+            description:
+              - Seconds that C($window) is at most.
+            type: int
+            default: 60
+          min_window:
+            description:
+              - Seconds of a hold after which the first look is taken. At least two scrape intervals, or C(rate()) has nothing.
+            type: int
+            default: 15
+          report_only:
+            description:
+              - Never fails and never holds; what it would have said is in the results.
+            type: bool
+            default: false
+          success:
+            description:
+              - A ratio of good requests. It fails only when chance does not explain it, passes only when the sample itself is
+                good enough, and is undecided in between.
+            type: dict
+            suboptions:
+              good:
+                description:
+                  - How many requests were good, like V(sum(increase(istio_requests_total{response_code!~"5.."}[$window]))).
+                type: str
+                required: true
+              total:
+                description:
+                  - How many requests there were.
+                type: str
+                required: true
+              min:
+                description:
+                  - The percent of good requests that is needed.
+                type: float
+              baseline_good:
+                description:
+                  - As O(gates[].prometheus.success.good), of the other side over the same seconds.
+                type: str
+              baseline_total:
+                description:
+                  - As O(gates[].prometheus.success.total), of the other side over the same seconds.
+                type: str
+              max_drop:
+                description:
+                  - So many points less than the other side's percent are allowed.
+                type: float
+              min_requests:
+                description:
+                  - With fewer requests, on either side, it is undecided.
+                type: float
+                default: 100
+              confidence:
+                description:
+                  - How sure a failure must be, in percent (Wilson's interval, Newcombe's for a difference).
+                type: float
+                default: 95
+          value:
+            description:
+              - Any number, like a quantile of latencies.
+            type: dict
+            suboptions:
+              query:
+                description:
+                  - The query.
+                type: str
+                required: true
+              min:
+                description:
+                  - Less than this fails.
+                type: float
+              max:
+                description:
+                  - More than this fails.
+                type: float
+              baseline:
+                description:
+                  - The same of the other side over the same seconds.
+                type: str
+              max_ratio:
+                description:
+                  - More than so many times O(gates[].prometheus.value.baseline) fails.
+                type: float
+              requests:
+                description:
+                  - How many requests the number stands on.
+                type: str
+              min_requests:
+                description:
+                  - With fewer O(gates[].prometheus.value.requests) it is undecided.
+                type: float
+                default: 100
   allow_without_gates:
     description:
       - Allows O(gates=[]). Then each hold only lasts its time, and nothing of it is judged.

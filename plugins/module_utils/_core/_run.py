@@ -39,7 +39,7 @@ def secrets_of(params: t.Any) -> list[str]:
     found: list[str] = []
     if isinstance(params, t.Mapping):
         for key, value in params.items():
-            if key in ("api_key", "access_key_secret", "security_token") and isinstance(value, str) and value:
+            if key in ("api_key", "access_key_secret", "security_token", "token") and isinstance(value, str) and value:
                 found.append(value)
             else:
                 found.extend(secrets_of(value))

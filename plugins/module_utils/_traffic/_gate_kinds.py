@@ -13,6 +13,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._probe import Probe
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._probe_options import PROBE_SPEC, probe_options
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._prometheus import PROMETHEUS_SPEC, Prometheus
 
 
 def _probe(name: str, params: t.Mapping[str, t.Any]) -> Gate:
@@ -20,12 +21,12 @@ def _probe(name: str, params: t.Mapping[str, t.Any]) -> Gate:
 
 
 # A new kind of gate is a line here, its spec, and its documentation.
-_KINDS: dict[str, t.Callable[[str, t.Mapping[str, t.Any]], Gate]] = {"probe": _probe}
+_KINDS: dict[str, t.Callable[[str, t.Mapping[str, t.Any]], Gate]] = {"probe": _probe, "prometheus": Prometheus}
 
 
 def gates_spec() -> dict[str, t.Any]:
     """``gates`` and ``allow_without_gates``."""
-    kinds = {"probe": {"type": "dict", "options": PROBE_SPEC}}
+    kinds = {"probe": {"type": "dict", "options": PROBE_SPEC}, "prometheus": {"type": "dict", "options": PROMETHEUS_SPEC}}
     return {
         "gates": {
             "type": "list",

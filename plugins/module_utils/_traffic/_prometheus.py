@@ -1,0 +1,275 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""A gate that asks a Prometheus: a success ratio, or any value, against a threshold or against the other side.
+
+The HTTP API is Prometheus' own (``/api/v1/query``), which Alibaba Cloud's ARMS, Huawei Cloud's AOM, Thanos and Mimir serve too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+import time
+import typing as t
+import urllib.error
+import urllib.parse
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, INCONCLUSIVE, PASS, Verdict
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._statistics import difference, wilson, z_of
+
+Values = t.Mapping[str, float]
+
+_SUCCESS: dict[str, t.Any] = {
+    "good": {"type": "str", "required": True},
+    "total": {"type": "str", "required": True},
+    "min": {"type": "float"},
+    "baseline_good": {"type": "str"},
+    "baseline_total": {"type": "str"},
+    "max_drop": {"type": "float"},
+    "min_requests": {"type": "float", "default": 100},
+    "confidence": {"type": "float", "default": 95},
+}
+_VALUE: dict[str, t.Any] = {
+    "query": {"type": "str", "required": True},
+    "min": {"type": "float"},
+    "max": {"type": "float"},
+    "baseline": {"type": "str"},
+    "max_ratio": {"type": "float"},
+    "requests": {"type": "str"},
+    "min_requests": {"type": "float", "default": 100},
+}
+PROMETHEUS_SPEC: dict[str, t.Any] = {
+    "url": {"type": "str", "required": True},
+    "token": {"type": "str", "no_log": True},
+    "headers": {"type": "dict", "default": {}},
+    "ca_cert": {"type": "path"},
+    "validate_certs": {"type": "bool", "default": True},
+    "interval": {"type": "float", "default": 5},
+    "timeout": {"type": "float", "default": 5},
+    "window": {"type": "int", "default": 60},
+    "min_window": {"type": "int", "default": 15},
+    "report_only": {"type": "bool", "default": False},
+    "success": {"type": "dict", "options": _SUCCESS},
+    "value": {"type": "dict", "options": _VALUE},
+}
+
+
+def judge_success(rule: t.Mapping[str, t.Any], seen: Values) -> Verdict:
+    """Fail when the interval lies wholly below what is allowed, pass when wholly not, else undecided. Pure."""
+    good, total, z = seen["good"], seen["total"], z_of(rule["confidence"])
+    numbers = {key: round(value, 3) for key, value in seen.items()}
+    few = [key for key in ("total", "baseline_total") if key in seen and seen[key] < rule["min_requests"]]
+    if few:
+        said = f"{seen[few[0]]:g} requests, {rule['min_requests']:g} are needed"
+        return Verdict(INCONCLUSIVE, said if few[0] == "total" else f"of the baseline {said}", numbers)
+    low, high = wilson(good, total, z)
+    ratio = 100 * good / total
+    states, said = [], f"{ratio:.4g} % of {total:g} requests are good"
+    numbers.update(success=round(ratio, 3), low=round(low, 3), high=round(high, 3))
+    if rule.get("min") is not None:
+        # The sample itself must be good enough, and not so small that a bad side could have sent it by chance.
+        states.append((high < rule["min"], ratio >= rule["min"], f"{rule['min']:g} % are needed"))
+    if "baseline_total" in seen:
+        base = (seen["baseline_good"], seen["baseline_total"])
+        least, most = difference(base, (good, total), z)
+        numbers.update(baseline=round(100 * base[0] / base[1], 3), drop_low=round(least, 3), drop_high=round(most, 3))
+        allowed = rule["max_drop"]
+        drop = 100 * base[0] / base[1] - ratio
+        wanted = f"{numbers['baseline']:g} % of the other side's, and {allowed:g} points less are allowed"
+        states.append((least > allowed, drop <= allowed, wanted))
+    for failed, _passed, wanted in states:
+        if failed:
+            return Verdict(FAIL, f"{said}, {wanted}", numbers)
+    for _failed, passed, wanted in states:
+        if not passed:
+            return Verdict(INCONCLUSIVE, f"{said}, {wanted}; too few to be sure", numbers)
+    return Verdict(PASS, said, numbers)
+
+
+def judge_value(rule: t.Mapping[str, t.Any], seen: Values) -> Verdict:
+    """A value against its bounds, and against the other side's. Pure."""
+    value, numbers = seen["query"], {key: round(item, 6) for key, item in seen.items()}
+    if "requests" in seen and seen["requests"] < rule["min_requests"]:
+        return Verdict(INCONCLUSIVE, f"{seen['requests']:g} requests, {rule['min_requests']:g} are needed", numbers)
+    said = f"it is {value:.4g}"
+    if rule.get("min") is not None and value < rule["min"]:
+        return Verdict(FAIL, f"{said}, less than {rule['min']:g}", numbers)
+    if rule.get("max") is not None and value > rule["max"]:
+        return Verdict(FAIL, f"{said}, more than {rule['max']:g}", numbers)
+    if "baseline" in seen and value > seen["baseline"] * rule["max_ratio"]:
+        return Verdict(FAIL, f"{said}, more than {rule['max_ratio']:g} times the other side's {seen['baseline']:.4g}", numbers)
+    return Verdict(PASS, said, numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    judge: t.Callable[[t.Mapping[str, t.Any], Values], Verdict]
+    options: t.Mapping[str, t.Any]
+    queries: t.Mapping[str, str]
+
+
+def read_rule(name: str, params: t.Mapping[str, t.Any]) -> _Rule:
+    """The one rule of a gate, checked. Raises InputError."""
+
+    def no(what: str, todo: str) -> InputError:
+        return InputError(f"The gate {name} cannot be used: {what}", todo=todo)
+
+    kinds = [kind for kind in ("success", "value") if params.get(kind)]
+    if len(kinds) != 1:
+        raise no(f"it has {len(kinds)} rules", "give exactly one of success and value")
+    rule = params[kinds[0]]
+    if not str(params["url"]).startswith(("http://", "https://")):
+        raise no(f"url {params['url']!r} has no scheme http or https", "give a URL like https://prometheus.example.com")
+    if not 0 < params["min_window"] <= params["window"]:
+        raise no(f"min_window is {params['min_window']}", f"give a number from 1 to window ({params['window']})")
+    if not (params["interval"] >= 0.5 and params["timeout"] > 0):
+        raise no(f"interval is {params['interval']:g}, timeout {params['timeout']:g}", "give 0.5 s or more, and a timeout over 0")
+    if kinds[0] == "success":
+        queries = {key: rule[key] for key in ("good", "total", "baseline_good", "baseline_total") if rule.get(key)}
+        compared = {"baseline_good", "baseline_total"} & set(queries)
+        if len(compared) == 1 or bool(compared) != (rule.get("max_drop") is not None):
+            raise no("its baseline is not whole", "give baseline_good, baseline_total and max_drop, or none of them")
+        if rule.get("min") is None and not compared:
+            raise no("it has no threshold", "give min, or a baseline with max_drop")
+        if not 50 <= rule["confidence"] < 100:
+            raise no(f"confidence is {rule['confidence']:g}", "give a number from 50 to below 100")
+        return _Rule(judge_success, rule, queries)
+    queries = {key: rule[key] for key in ("query", "baseline", "requests") if rule.get(key)}
+    if ("baseline" in queries) != (rule.get("max_ratio") is not None):
+        raise no("its baseline is not whole", "give baseline and max_ratio, or neither")
+    if rule.get("min") is None and rule.get("max") is None and "baseline" not in queries:
+        raise no("it has no threshold", "give min, max, or a baseline with max_ratio")
+    return _Rule(judge_value, rule, queries)
+
+
+class Prometheus:
+    """The gate of kind ``prometheus``. A thread asks; a verdict stands on the newest complete set of answers."""
+
+    def __init__(self, name: str, params: t.Mapping[str, t.Any]) -> None:
+        self.name = name
+        self._params = params
+        self._rule = read_rule(name, params)
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._since = 0.0
+        self._seen: tuple[float, dict[str, float] | None, str] | None = None
+
+    def start(self) -> None:
+        with self._lock:
+            self._since, self._seen = time.time(), None
+        if self._thread is None:
+            self._ended = threading.Event()
+            self._thread = threading.Thread(target=self._work, args=(self._ended,), name=f"gate {self.name}", daemon=True)
+            self._thread.start()
+
+    def verdict(self) -> Verdict:
+        with self._lock:
+            seen = self._seen
+        if seen is None:
+            return Verdict(INCONCLUSIVE, f"no figures yet, the first come after {self._params['min_window']} s")
+        at, values, problem = seen
+        age = time.time() - at
+        if values is None:
+            return self._said(Verdict(INCONCLUSIVE, problem))
+        if age > 3 * self._params["interval"] + self._params["timeout"]:
+            return self._said(Verdict(INCONCLUSIVE, f"the newest figures are {age:.0f} s old"))
+        return self._said(self._rule.judge(self._rule.options, values))
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
+            self._thread = None
+
+    def _said(self, verdict: Verdict) -> Verdict:
+        if not self._params["report_only"] or verdict.state == PASS:
+            return verdict
+        return Verdict(PASS, f"only reported, would be {verdict.state}: {verdict.reason}", verdict.numbers)
+
+    def _work(self, ended: threading.Event) -> None:
+        while not ended.is_set():
+            with self._lock:
+                since = self._since
+            window = int(min(self._params["window"], time.time() - since))
+            if window >= self._params["min_window"]:
+                values, problem = self._ask_all(window)
+                with self._lock:
+                    # What was asked before a fresh observation began does not count in it.
+                    if since == self._since:
+                        self._seen = (time.time(), values, problem)
+            ended.wait(self._params["interval"] if window >= self._params["min_window"] else 0.2)
+
+    def _ask_all(self, window: int) -> tuple[dict[str, float] | None, str]:
+        """All queries, at the same moment of Prometheus' time."""
+        found: dict[str, float] = {}
+        at = time.time()
+        for key, query in self._rule.queries.items():
+            try:
+                found[key] = self._ask(query.replace("$window", f"{window}s"), at)
+            except ValueError as error:
+                return None, f"{key}: {error}"
+        return found, ""
+
+    def _ask(self, query: str, at: float) -> float:
+        """One number. Raises ValueError with the reason when there is none."""
+        from ansible.module_utils.urls import open_url  # pylint: disable=import-outside-toplevel
+
+        base = str(self._params["url"]).rstrip("/")
+        headers = {str(key): str(value) for key, value in self._params["headers"].items()}
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        if self._params.get("token"):
+            headers["Authorization"] = f"Bearer {self._params['token']}"
+        data = urllib.parse.urlencode({"query": query, "time": f"{at:.3f}"}).encode()
+        try:
+            answer = open_url(
+                f"{base}/api/v1/query",
+                data=data,
+                method="POST",
+                headers=headers,
+                timeout=self._params["timeout"],
+                ca_path=self._params.get("ca_cert"),
+                validate_certs=self._params["validate_certs"],
+            )
+            return number_of(json.load(answer))
+        except urllib.error.HTTPError as error:
+            raise ValueError(_told(error)) from error
+        except OSError as error:
+            raise ValueError(f"no answer from {base}: {getattr(error, 'reason', None) or error}") from error
+
+
+def _told(error: urllib.error.HTTPError) -> str:
+    """Prometheus says in JSON what is wrong with a query."""
+    try:
+        return f"HTTP {error.code}: {json.load(error)['error']}"
+    except (ValueError, KeyError, TypeError, OSError):
+        return f"HTTP {error.code}"
+
+
+def number_of(answer: t.Any) -> float:
+    """The one number of an instant query. Raises ValueError when there is none, or more than one series."""
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(data, dict) or answer.get("status") != "success":
+        raise ValueError("the answer is not that of a Prometheus")
+    result = data.get("result")
+    if data.get("resultType") == "scalar":
+        text = t.cast("list[t.Any]", result)[1]
+    elif data.get("resultType") == "vector":
+        series = t.cast("list[dict[str, t.Any]]", result)
+        if not series:
+            raise ValueError("there is no such series (yet)")
+        if len(series) > 1:
+            raise ValueError(f"the query gives {len(series)} series: put sum() or another aggregation around it")
+        text = series[0]["value"][1]
+    else:
+        raise ValueError(f"the query gives a {data.get('resultType')}, not a number")
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the query gives {text}")
+    return number

@@ -1,0 +1,259 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gate that asks a Prometheus: its rules as tables, its answers as Prometheus' documentation gives them."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, INCONCLUSIVE, PASS
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._prometheus import (
+    Prometheus,
+    judge_success,
+    judge_value,
+    number_of,
+)
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._statistics import difference, wilson, z_of
+
+SUCCESS = {"min": 99.0, "min_requests": 100, "confidence": 95}
+DROP = {"max_drop": 1.0, "min_requests": 100, "confidence": 95}
+
+
+@pytest.mark.parametrize(
+    ("good", "total", "state"),
+    [
+        (1000, 1000, PASS),
+        (990, 1000, PASS),
+        (985, 1000, INCONCLUSIVE),  # below, but 99 % is within what chance explains
+        (970, 1000, FAIL),
+        (98, 100, INCONCLUSIVE),
+        (90, 100, FAIL),
+        (99, 99, INCONCLUSIVE),  # too few
+        (0, 0, INCONCLUSIVE),
+        (0, 1000, FAIL),
+    ],
+)
+def test_success_fails_only_when_it_is_sure(good: float, total: float, state: str) -> None:
+    assert judge_success(SUCCESS, {"good": good, "total": total}).state == state
+
+
+@pytest.mark.parametrize(
+    ("good", "total", "base_good", "base_total", "state"),
+    [
+        (1000, 1000, 1000, 1000, PASS),
+        (900, 1000, 900, 1000, PASS),  # both are bad: the move is not to blame
+        (995, 1000, 1000, 1000, PASS),
+        (98, 100, 1000, 1000, INCONCLUSIVE),
+        (900, 1000, 1000, 1000, FAIL),
+        (1000, 1000, 99, 99, INCONCLUSIVE),
+        (1000, 1000, 0, 1000, PASS),
+    ],
+)
+def test_success_against_the_other_side(good: float, total: float, base_good: float, base_total: float, state: str) -> None:
+    seen = {"good": good, "total": total, "baseline_good": base_good, "baseline_total": base_total}
+    assert judge_success(DROP, seen).state == state
+
+
+@pytest.mark.parametrize(
+    ("rule", "seen", "state"),
+    [
+        ({"max": 5.0}, {"query": 5.0}, PASS),
+        ({"max": 5.0}, {"query": 5.1}, FAIL),
+        ({"min": 5.0}, {"query": 4.9}, FAIL),
+        ({"max_ratio": 1.5}, {"query": 15.0, "baseline": 10.0}, PASS),
+        ({"max_ratio": 1.5}, {"query": 15.1, "baseline": 10.0}, FAIL),
+        ({"max": 5.0, "min_requests": 10}, {"query": 9.0, "requests": 9.0}, INCONCLUSIVE),
+        ({"max": 5.0, "min_requests": 10}, {"query": 9.0, "requests": 10.0}, FAIL),
+    ],
+)
+def test_a_value_and_its_bounds(rule: dict[str, float], seen: dict[str, float], state: str) -> None:
+    assert judge_value(rule, seen).state == state
+
+
+@given(whole=st.integers(1, 10_000), data=st.data(), confidence=st.floats(50, 99.9))
+def test_intervals_hold_the_sample_and_grow_with_confidence(whole: int, data: Any, confidence: float) -> None:
+    part = data.draw(st.integers(0, whole))
+    low, high = wilson(part, whole, z_of(confidence))
+    assert -1e-9 <= low <= 100 * part / whole + 1e-9
+    assert 100 * part / whole - 1e-9 <= high <= 100 + 1e-9
+    wider = wilson(part, whole, z_of(confidence + (100 - confidence) / 2))
+    assert wider[0] <= low + 1e-9
+    assert wider[1] >= high - 1e-9
+    least, most = difference((part, whole), (part, whole), z_of(confidence))
+    assert least <= 1e-9
+    assert most >= -1e-9
+
+
+def test_intervals_are_the_published_ones() -> None:
+    """Newcombe 1998: Wilson 81/263 is 0.2553 to 0.3662; method 10 for 56/70 - 48/80 is 0.0524 to 0.3339."""
+    z = z_of(95)
+    assert wilson(81, 263, z) == pytest.approx((25.53, 36.62), abs=0.01)
+    assert difference((56, 70), (48, 80), z) == pytest.approx((5.24, 33.39), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ({"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": [1, "2.5"]}]}}, 2.5),
+        ({"status": "success", "data": {"resultType": "scalar", "result": [1, "7"]}}, 7.0),
+    ],
+)
+def test_one_number(answer: Any, number: float) -> None:
+    assert number_of(answer) == number
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"status": "success", "data": {"resultType": "vector", "result": []}}, "no such series"),
+        ({"status": "success", "data": {"resultType": "vector", "result": [{"value": [1, "1"]}] * 2}}, "2 series"),
+        ({"status": "success", "data": {"resultType": "vector", "result": [{"value": [1, "NaN"]}]}}, "NaN"),
+        ({"status": "success", "data": {"resultType": "matrix", "result": []}}, "matrix"),
+        ({"status": "error", "error": "x"}, "not that of a Prometheus"),
+        ([], "not that of a Prometheus"),
+    ],
+)
+def test_no_number(answer: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        number_of(answer)
+
+
+GOOD = {"success": {"good": "g[$window]", "total": "t", "min": 99.0}}
+
+
+def options(url: str = "http://127.0.0.1:9", **more: Any) -> dict[str, Any]:
+    """What AnsibleModule makes of the option."""
+    whole = {"url": url, "token": None, "headers": {}, "ca_cert": None, "validate_certs": True, "report_only": False}
+    whole.update({"interval": 0.5, "timeout": 1.0, "window": 60, "min_window": 1, "success": None, "value": None}, **more)
+    for kind, defaults in (("success", {"min_requests": 100, "confidence": 95}), ("value", {"min_requests": 100})):
+        if whole[kind]:
+            whole[kind] = {**defaults, **whole[kind]}
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({}, "it has 0 rules"),
+        ({**GOOD, "value": {"query": "q", "max": 1}}, "it has 2 rules"),
+        ({**GOOD, "url": "prometheus:9090"}, "no scheme"),
+        ({**GOOD, "min_window": 61}, "min_window is 61"),
+        ({**GOOD, "min_window": 0}, "min_window is 0"),
+        ({**GOOD, "interval": 0.1}, "interval is 0.1"),
+        ({"success": {"good": "g", "total": "t"}}, "no threshold"),
+        ({"success": {"good": "g", "total": "t", "min": 1, "max_drop": 1}}, "baseline is not whole"),
+        ({"success": {"good": "g", "total": "t", "baseline_good": "b", "max_drop": 1}}, "baseline is not whole"),
+        ({"success": {"good": "g", "total": "t", "min": 1, "confidence": 100}}, "confidence is 100"),
+        ({"value": {"query": "q"}}, "no threshold"),
+        ({"value": {"query": "q", "baseline": "b", "max": 1}}, "baseline is not whole"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(more: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        build_gates([{"name": "p", "prometheus": options(**more)}], False)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    numbers: dict[str, str]
+    asked: list[tuple[str, str]]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        query = form["query"][0]
+        self.server.asked.append((query, self.headers.get("Authorization") or ""))
+        text = self.server.numbers.get(query.partition("[")[0], "")
+        body: dict[str, Any] = {"status": "error", "errorType": "bad_data", "error": "parse error"}
+        if text:
+            body = {"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": [1, text]}]}}
+        self.send_response(200 if text else 400)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server(("127.0.0.1", 0), Handler)
+    made.numbers, made.asked = {"g": "1000", "t": "1000"}, []
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def wait_for(gate: Prometheus, state: str, words: str = "") -> None:
+    until = time.monotonic() + 10
+    while (said := gate.verdict()).state != state or words not in said.reason:
+        assert time.monotonic() < until, said
+        time.sleep(0.02)
+
+
+def test_it_asks_decides_and_forgets_what_was_before_a_fresh_start(server: Server) -> None:
+    gate = Prometheus("p", options(f"http://127.0.0.1:{server.server_port}", token="secret", **GOOD))
+    assert gate.verdict().state == INCONCLUSIVE
+    gate.start()
+    try:
+        wait_for(gate, PASS)
+        query, token = server.asked[0]
+        assert query == "g[1s]"  # no longer than the hold
+        assert token == "Bearer secret"
+        server.numbers["g"] = "900"
+        wait_for(gate, FAIL, "90 % of 1000 requests are good")
+        gate.start()
+        assert gate.verdict().state == INCONCLUSIVE
+        wait_for(gate, FAIL)
+        del server.numbers["g"]
+        wait_for(gate, INCONCLUSIVE, "good: HTTP 400: parse error")
+    finally:
+        gate.stop()
+
+
+def test_a_prometheus_that_is_down_holds(server: Server) -> None:
+    gate = Prometheus("p", options("http://127.0.0.1:9", **GOOD))
+    gate.start()
+    try:
+        wait_for(gate, INCONCLUSIVE, "no answer from http://127.0.0.1:9")
+    finally:
+        gate.stop()
+
+
+def test_old_figures_hold(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Prometheus("p", options(f"http://127.0.0.1:{server.server_port}", **GOOD))
+    gate.start()
+    wait_for(gate, PASS)
+    gate.stop()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 30)
+    assert gate.verdict().state == INCONCLUSIVE
+    assert "s old" in gate.verdict().reason
+
+
+def test_report_only_never_holds(server: Server) -> None:
+    server.numbers["g"] = "0"
+    gate = Prometheus("p", options(f"http://127.0.0.1:{server.server_port}", report_only=True, **GOOD))
+    gate.start()
+    try:
+        wait_for(gate, PASS, "only reported, would be fail")
+    finally:
+        gate.stop()
