@@ -320,8 +320,8 @@ class Stage:
         return differences(_timeless(one), _timeless(other))
 
 
-#: What each run gets anew: node ports and addresses from the API server, the CCM's hash, the time in the migration's own mark.
-_FRESH = re.compile(r"nodePort|clusterIPs?|healthCheckNodePort|service.beta.kubernetes.io/hash|servicemesh.migration/touched|Create")
+#: What each run gets anew: node ports and addresses of the API server, the CCM's hash, the time in the migration's own mark.
+_FRESH = re.compile(r"[nN]odePort|clusterIP|service.beta.kubernetes.io/hash|servicemesh.migration/touched|CreateTime")
 
 
 def _timeless(value: Any, key: str = "") -> Any:
