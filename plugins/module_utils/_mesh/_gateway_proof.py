@@ -178,8 +178,8 @@ def prove(cluster: Cluster, seen: Observed, wait: float, timeout: float) -> tupl
         timeout=wait,
         what="the target gateway answers as the source's does",
         where=f"source/{seen.pair.namespace}/Service/{seen.pair.target_service}",
-        todo="compare the routes of both meshes (mesh_config --check --diff) and run again; when only TLS fails, restart "
-        "the pods of the target gateway, for istiod may remember that they had no right to the certificate. The share is what it was",
+        todo="compare the routes of both meshes (mesh_config --check --diff) and run again; when only TLS fails, restart the "
+        "pods of the target gateway: istiod may remember that they had no right to the certificate. The share is what it was",
         interval=0.5,
         max_interval=2.0,
         explain=explain,
