@@ -84,6 +84,7 @@ def test_what_the_guides_commands_lose_and_a_backup_does_not(source: World, tmp_
     source.wipe()
     for file in RESTORE:
         source.kubectl("create", "-f", str(tmp_path / f"{file}.yaml"), check=False)
+    assert (len(before), len(present(source))) == (16, 7), "and the Secret is in no file that is restored"
     lost = {name.partition("/")[0] for name in before - present(source)}
     assert lost == {
         "EnvoyFilter", "Sidecar", "Telemetry", "WasmPlugin", "ProxyConfig",  # never saved, or overwritten
