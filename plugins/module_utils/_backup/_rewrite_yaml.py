@@ -7,11 +7,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import typing as t
-
-import yaml
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 
@@ -21,35 +20,46 @@ _NODES = 5_000_000
 _LOST = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-class _Loader(yaml.SafeLoader):
-    """No dates, no numbers with colons or underscores: texts stay texts, as in Kubernetes."""
+@functools.cache
+def _library() -> tuple[t.Any, t.Any]:
+    """PyYAML, and a loader without dates and numbers with colons or underscores: texts stay texts, as in Kubernetes."""
+    try:
+        import yaml  # pylint: disable=import-outside-toplevel
+    except ImportError as error:
+        raise InputError(
+            "The Python package PyYAML is missing where this module runs", why=str(error), todo="pip install PyYAML"
+        ) from error
 
-    def construct_mapping(self, node: t.Any, deep: bool = False) -> dict[t.Any, t.Any]:
-        seen: set[t.Any] = set()
-        for key_node, _value in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, (str, int, float, bool, type(None))):
-                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is there twice."""
 
+        def construct_mapping(self, node: t.Any, deep: bool = False) -> dict[t.Any, t.Any]:
+            seen: set[t.Any] = set()
+            for key_node, _value in node.value if isinstance(node, yaml.MappingNode) else ():
+                if key_node.tag == "tag:yaml.org,2002:merge":
+                    continue
+                key = self.construct_object(key_node, deep=True)
+                if not isinstance(key, (str, int, float, bool, type(None))):
+                    raise yaml.constructor.ConstructorError(None, None, "a key is no text", key_node.start_mark)
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
+                seen.add(key)
+            return super().construct_mapping(node, deep=deep)
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag not in _LOST]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag not in _LOST]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    return yaml, Loader
 
 
 def load_text(text: str, name: str) -> list[t.Any]:
     """The documents of a text, as JSON data; empty ones are left out. Raises InputError with the line."""
+    yaml, loader = _library()
     try:
-        found = [document for document in yaml.load_all(text, _Loader) if document is not None]
+        found = [document for document in yaml.load_all(text, loader) if document is not None]
         for document in found:
             _plain(document, 0, [_NODES])
     except yaml.MarkedYAMLError as error:

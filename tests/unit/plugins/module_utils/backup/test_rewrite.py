@@ -128,10 +128,12 @@ def test_a_host_taken_apart_and_put_together_is_the_same(text: str) -> None:
         assert host.text + host.port == text
 
 
-# --- every kind of rule, at its places ---
+# --- the objects themselves ---
 
 GATEWAY = {"kind": "gateway", "from": "istio-system/gw", "to": "edge/gw-asm"}
 LAST = "kubectl.kubernetes.io/last-applied-configuration"
+
+
 def test_metadata() -> None:
     meta = {"labels": {"istio.io/rev": "old", "x": "old"}, "annotations": {"a.example.com/x": "kept", "shop": "shop"}}
     rules = [
