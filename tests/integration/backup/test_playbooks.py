@@ -18,9 +18,11 @@ from typing import Any
 
 import pyrage
 import pytest
+import yaml
 import zstandard
 
-from dev.paths import environment
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader
+from dev.paths import ROOT, environment
 from tests.integration.backup.world import VIRTUAL_SERVICE, Object, World, make, secret, service, vs
 
 
@@ -88,7 +90,8 @@ class Runs:
         variables.write_text(json.dumps({**self.vars, **options}))
         env = {**environment(), "HOME": str(self.folder / "home"), "ANSIBLE_LOG_PATH": str(self.folder / "ansible.log")}
         env |= {"ANSIBLE_HOME": str(self.folder / "home/.ansible"), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
-        playbook, extra = f"servicemesh.migration.{name}", ["-e", f"@{variables}", "-i", "localhost,", "-vvv", "--diff", *words]
+        playbook = name if name.endswith(".yml") else f"servicemesh.migration.{name}"
+        extra = ["-e", f"@{variables}", "-i", "localhost,", "-vvv", "--diff", *words]
         if runner:
             (self.folder / "pdd/project").mkdir(parents=True, exist_ok=True)
             line = ["ansible-runner", "run", str(self.folder / "pdd"), "-p", playbook, "--cmdline", " ".join(extra)]
@@ -195,3 +198,34 @@ def test_the_role_saves_compares_and_puts_back(source: World, target: World, tmp
     assert code == 0 and "changed=1" in text and target.cluster.get(VIRTUAL_SERVICE, "a", "shop") is not None
     code, text = runs.play("restore")
     assert code == 0 and "changed=0" in text
+
+
+def test_the_archive_of_a_migration_is_of_the_mesh_before_it(source: World, tmp_path: Path) -> None:
+    """The task of ack_to_asm behind gateway_snapshot, which needs a load balancer, with what that says."""
+    role = ROOT / "roles" / "ack_to_asm"
+    tasks = yaml.safe_load((role / "tasks" / "backup.yml").read_text())
+    assert [next(key for key in task if "." in key).rpartition(".")[2] for task in tasks] == ["gateway_snapshot", "mesh_backup"]
+    defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+    names = {"ack_to_asm_name": "m", "ack_to_asm_state_dir": str(tmp_path / "state"), "ack_to_asm_source": source.options}
+    given = {**defaults, **names, "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": given, "tasks": tasks[1:]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    make(source, service("web"), vs("a"), secret("cert", "x"))
+    runs = Runs(tmp_path, source, source)
+    folder = tmp_path / "state" / "m" / "archives"
+
+    def changed(*words: str, begun: bool = False, **options: Any) -> tuple[bool, int]:
+        code, text = runs.play(str(tmp_path / "play.yml"), *words, ack_to_asm_backup_result={"begun": begun}, **options)
+        assert code == 0, text[-3000:]
+        return "changed=1" in text, len(list(folder.glob("*.tar.zst")))
+
+    assert changed("--check") == (True, 0)
+    assert changed(ack_to_asm_backup_archive="false") == (False, 0)
+    assert changed() == (True, 1)
+    assert changed() == (False, 1), "the same needs no second one"
+    make(source, vs("b"))
+    assert changed(begun=True) == (False, 1), "what a migration changed is no state to go back to"
+    assert changed() == (True, 2), "a change before it begins makes another one, beside the first"
+    assert changed(ack_to_asm_backup_vault_password="pw", ack_to_asm_backup_namespaces=["shop"]) == (True, 3)
+    sealed = [path for path in folder.glob("*.tar.zst") if Reader(path).manifest["sealed"]]
+    assert len(sealed) == 1
