@@ -68,8 +68,9 @@ def test_the_protocol_says_how_to_ask(one: dict[str, Any], scheme: str) -> None:
 def test_hosts_come_from_the_servers_and_the_routes_that_they_cover(
     hosts: list[str], routes: list[dict[str, Any]], names: list[str]
 ) -> None:
-    found, _ = questions([gateway(server(80, "HTTP", *hosts))], routes, {80}, 10)
+    found, unasked = questions([gateway(server(80, "HTTP", *hosts))], routes, {80}, 10)
     assert sorted(item.host for item in found) == names
+    assert not unasked
 
 
 def test_what_cannot_be_asked_is_named() -> None:
