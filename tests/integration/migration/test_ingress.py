@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from lab import proc
+from lab.cluster import Cluster
 from lab.demo import evidence
 from lab.demo.stage import Stage, differences, sequence
+from lab.state import Lab
+from lab.world_cloud import start_ccm
 
 SHIFT = ("--skip-tags", "finish")
 
@@ -59,6 +64,38 @@ def test_there_again_and_back_under_traffic(stage: Stage) -> None:
     assert stat.S_IMODE(stage.journal.parent.stat().st_mode) == 0o700
     again = stage.play("ack_to_asm_rollback")
     assert (again.code, again.changed) == (0, 0), again.text[-3000:]
+
+
+@pytest.fixture
+def older(lab: Lab, stage: Stage, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """The same migration with an older cloud-controller-manager in the cluster."""
+    version, ack = request.param, Cluster(lab, "ack", 1)
+    try:
+        proc.stop(lab, "ccm")
+        start_ccm(lab, ack, version)
+        yield Stage(lab, stage.folder, stage.name, **{**stage.variables, "ack_to_asm_ccm_version": version})
+    finally:
+        proc.stop(lab, "ccm")
+        start_ccm(lab, ack, stage.env["LAB_CCM_VERSION"])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("older", ["v2.8.0", "v2.11.2"], indirect=True)
+def test_with_older_controllers_too(older: Stage) -> None:
+    before = older.world()
+    file = older.traffic(200, 300)
+    try:
+        played = older.play("ack_to_asm", *SHIFT)
+        assert played.code == 0, played.text[-4000:]
+        assert older.shares() == {100.0}
+        assert older.play("ack_to_asm", *SHIFT).changed == 0
+        assert older.play("ack_to_asm_rollback").code == 0
+    finally:
+        _, sent, failed = lost(older, file)
+    assert failed == 0
+    assert sent > 1000
+    left = differences(before, older.world())
+    assert not left, sequence(left)
 
 
 def test_no_secret_is_written_down(stage: Stage) -> None:
