@@ -104,7 +104,7 @@ def _faults_parser(commands: Any) -> None:
     actions = faults.add_subparsers(required=True, metavar="ACTION")
     add = actions.add_parser("add", help="a rule for calls")
     add.add_argument("--id")
-    add.add_argument("--target", default="*", choices=("slb", "ecs", "vpc", "ack", "asm", "*"))
+    add.add_argument("--target", default="*", choices=("slb", "ecs", "vpc", "servicemesh", "ack", "asm", "*"))
     add.add_argument("--action", default="*", help="glob of a cloud action, or 'VERB /path-glob' of an API server")
     add.add_argument("--nth", type=int, help="only the nth call that matches")
     add.add_argument("--rate", type=float, help="share of calls, 0 to 1")

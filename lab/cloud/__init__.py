@@ -1,7 +1,8 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A stand-in for Alibaba Cloud's SLB (classic load balancer), ECS and VPC APIs, with HAProxy as its data plane.
+"""A stand-in for Alibaba Cloud's SLB (classic load balancer), ECS and VPC APIs, with HAProxy as its data plane; and for ASM's
+(service mesh), whose facts and gaps asm.py names.
 
 Built from: the request and response models and docstrings of the vendor's Python SDK (alibabacloud_slb20140515 3.3.31);
 the SLB page "Common error codes"; the vendor's signature pages; the source of the cloud-controller-manager v2.8.0,

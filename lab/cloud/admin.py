@@ -5,20 +5,23 @@
 
 GET /_lab/state · GET /_lab/calls?since=N · GET|POST|DELETE /_lab/faults[?id=] · POST /_lab/faults/decide {"target", "names"}
 GET|PUT /_lab/instances[?replace=1] {"i-x": {"ip", "pod_cidr"?, "zone_id"?, "tags"?} | null} · PUT /_lab/latency {"seconds"}
+GET|PUT /_lab/meshes {"meshes": {"<id>": {field: value} | null}, "clusters": {...}}: fields of asm_model that are to change
 PUT /_lab/settings {"batch_limit"?, "vpc_id"?, "vswitch_id"?, "vpc_cidr"?} · PUT /_lab/keys (shape: auth.py) · GET /_lab/ready
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
+from .asm_model import AckCluster, ServiceMesh, read_mesh
 from .auth import Keys
 from .errors import ApiError
 from .faults import BadRule
-from .model import Instance
+from .model import Instance, World
 from .server import Cloud, dump
 
 _SETTINGS = {"batch_limit": int, "vpc_id": str, "vswitch_id": str, "vpc_cidr": str}
@@ -93,6 +96,17 @@ class Admin:
             return _json({"error": error.message}, status=500)
         return _json(answer)
 
+    async def meshes(self, request: web.Request) -> web.Response:
+        raw = self.cloud.store.world.to_json()
+        return _json({"meshes": raw["meshes"], "clusters": raw["ack_clusters"]})
+
+    async def put_meshes(self, request: web.Request) -> web.Response:
+        try:
+            put_meshes(self.cloud.store.world, await _body(request))
+        except (TypeError, AttributeError) as error:
+            return _json({"error": f"meshes and clusters: {error}"}, status=400)
+        return await self._changed({"meshes": len(self.cloud.store.world.meshes)})
+
     async def latency(self, request: web.Request) -> web.Response:
         self.cloud.latency = max(0.0, float((await _body(request))["seconds"]))
         return _json({"seconds": self.cloud.latency})
@@ -149,6 +163,20 @@ def read_instances(raw: dict[str, Any]) -> dict[str, Instance | None]:
     return {key: None if value is None else Instance(id=key, **value) for key, value in raw.items()}
 
 
+def put_meshes(world: World, raw: dict[str, Any]) -> None:
+    """Change fields of meshes and clusters, make those that are new, drop those that are null."""
+    for key, fields in raw.get("meshes", {}).items():
+        if fields is None:
+            world.meshes.pop(key, None)
+        else:
+            world.meshes[key] = read_mesh({**asdict(world.meshes.get(key) or ServiceMesh(key)), **fields})
+    for key, fields in raw.get("clusters", {}).items():
+        if fields is None:
+            world.ack_clusters.pop(key, None)
+        else:
+            world.ack_clusters[key] = AckCluster(**{**asdict(world.ack_clusters.get(key) or AckCluster(key)), **fields})
+
+
 def add_routes(app: web.Application, cloud: Cloud) -> None:
     admin = Admin(cloud)
     app.router.add_get("/_lab/ready", admin.ready)
@@ -160,6 +188,8 @@ def add_routes(app: web.Application, cloud: Cloud) -> None:
     app.router.add_post("/_lab/faults/decide", admin.decide)
     app.router.add_get("/_lab/instances", admin.instances)
     app.router.add_put("/_lab/instances", admin.put_instances)
+    app.router.add_get("/_lab/meshes", admin.meshes)
+    app.router.add_put("/_lab/meshes", admin.put_meshes)
     app.router.add_put("/_lab/latency", admin.latency)
     app.router.add_put("/_lab/settings", admin.settings)
     app.router.add_put("/_lab/keys", admin.keys)

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fault rules: which call is answered wrongly, late or not at all.
 
-A rule: ``{"id"?, "target": "slb"|"ecs"|"vpc"|"ack"|"asm"|"*", "action": "glob of the action, or 'VERB /path-glob'",
+A rule: ``{"id"?, "target": "slb"|"ecs"|"vpc"|"servicemesh"|"ack"|"asm"|"*", "action": "glob of the action, or 'VERB /path-glob'",
 "nth"?: int, "rate"?: 0..1, "times"?: int, "seed"?: int, "effect": {...}}``. Effects: ``{"status": 429, "code": "Throttling",
 "message": "..."}``, ``{"hang": seconds}``, ``{"reset": true}``, ``{"slow": seconds}``; with ``"after": true`` a status or
 reset comes after the call was carried out: the answer is lost, not the deed.
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Any
 
-TARGETS = ("slb", "ecs", "vpc", "ack", "asm", "*")
+TARGETS = ("slb", "ecs", "vpc", "servicemesh", "ack", "asm", "*")
 _EFFECTS = {"status", "code", "message", "hang", "reset", "slow", "after"}
 
 

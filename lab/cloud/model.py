@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the cloud remembers: load balancers, listeners, vServer groups, backends, ECS instances.
+"""What the cloud remembers: load balancers, listeners, vServer groups, backends, ECS instances; service meshes: asm_model.
 
 Plain dataclasses; ``World.to_json`` / ``World.from_json`` give the whole state as one JSON object (the shape of
 ``GET /_lab/state`` and of the state file). Times are UTC in the form ``2026-01-02T03:04Z``, ports and weights integers.
@@ -15,6 +15,8 @@ import string
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from .asm_model import AckCluster, ServiceMesh, read_mesh
 
 _ALPHABET = string.ascii_lowercase + string.digits
 
@@ -143,6 +145,8 @@ class World:
     groups: dict[str, VServerGroup] = field(default_factory=dict)
     instances: dict[str, Instance] = field(default_factory=dict)
     client_tokens: dict[str, str] = field(default_factory=dict)
+    meshes: dict[str, ServiceMesh] = field(default_factory=dict)
+    ack_clusters: dict[str, AckCluster] = field(default_factory=dict)
 
     def groups_of(self, lb_id: str) -> list[VServerGroup]:
         return [g for g in self.groups.values() if g.load_balancer_id == lb_id]
@@ -164,11 +168,14 @@ class World:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> World:
-        world = cls(**{k: v for k, v in data.items() if k not in ("load_balancers", "groups", "instances")})
+        nested = ("load_balancers", "groups", "instances", "meshes", "ack_clusters")
+        world = cls(**{k: v for k, v in data.items() if k not in nested})
         for key, raw in data.get("load_balancers", {}).items():
             listeners = {k: Listener(**v) for k, v in raw["listeners"].items()}
             world.load_balancers[key] = LoadBalancer(**{**raw, "listeners": listeners})
         for key, raw in data.get("groups", {}).items():
             world.groups[key] = VServerGroup(**{**raw, "backends": [Backend(**b) for b in raw["backends"]]})
         world.instances = {k: Instance(**v) for k, v in data.get("instances", {}).items()}
+        world.meshes = {k: read_mesh(v) for k, v in data.get("meshes", {}).items()}
+        world.ack_clusters = {k: AckCluster(**v) for k, v in data.get("ack_clusters", {}).items()}
         return world

@@ -5,7 +5,7 @@
 
 Newer SDKs: POST /, action in ``x-acs-action``, version in ``x-acs-version``, parameters in the query (or a form).
 Older SDKs (the CCM's): POST / with everything in the query: ``Action``, ``Version``, ``RegionId``, ``Format=JSON``.
-The service follows from the version: SLB 2014-05-15, ECS 2014-05-26, VPC 2016-04-28.
+The service follows from the version: SLB 2014-05-15, ECS 2014-05-26, VPC 2016-04-28, ASM 2020-01-11.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from aiohttp import web
 
-from . import ecs_vpc, slb_listener, slb_load_balancer, slb_other, slb_vserver_group  # noqa: F401 (they register their actions)
+from . import asm, ecs_vpc, slb_listener, slb_load_balancer, slb_other, slb_vserver_group  # noqa: F401 (they register actions)
 from .auth import Keys, Request
 from .call import ACTIONS, Call, Context
 from .dataplane import DataPlane, DataPlaneError
@@ -32,9 +32,9 @@ from .store import Store
 
 log = logging.getLogger("lab.cloud")
 
-SERVICES = {"2014-05-15": "slb", "2014-05-26": "ecs", "2016-04-28": "vpc"}
+SERVICES = {"2014-05-15": "slb", "2014-05-26": "ecs", "2016-04-28": "vpc", "2020-01-11": "servicemesh"}
 # Never written to the record of calls.
-_SECRET = {"signature", "signaturenonce", "securitytoken", "accesskeyid", "accesskeysecret", "timestamp"}
+_SECRET = {"signature", "signaturenonce", "securitytoken", "accesskeyid", "accesskeysecret", "timestamp", "kubeconfig"}
 _TRANSPORT = {"action", "version", "format", "signaturemethod", "signatureversion", "signaturetype"}
 
 

@@ -43,6 +43,11 @@ options:
           - Host, or host and port, of the API. The SDK knows the one of each region.
           - When it is not set, the environment variable E(ALIBABA_CLOUD_SLB_ENDPOINT) is used.
         type: str
+      asm_endpoint:
+        description:
+          - Host, or host and port, of the API of Alibaba Cloud Service Mesh (ASM). The SDK knows it.
+          - When it is not set, the environment variable E(ALIBABA_CLOUD_ASM_ENDPOINT) is used.
+        type: str
       protocol:
         description:
           - How the API is spoken to. V(http) is for test environments only.
@@ -63,4 +68,10 @@ options:
         default: 8
 requirements:
   - alibabacloud_slb20140515 (Python package) >= 3.3.31
+"""
+
+    ASM = r"""
+options: {}
+requirements:
+  - alibabacloud_servicemesh20200111 (Python package) >= 3.4.0
 """

@@ -12,6 +12,7 @@ that this version of the SDK has no attribute for.
 
 from __future__ import annotations
 
+import importlib
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
@@ -35,30 +36,33 @@ _MISSING = (
 
 
 class Api:
-    """Calls of product SLB in one region. Safe for several threads.
+    """Calls of product SLB in one region. Safe for several threads. A subclass speaks to another product.
 
     :arg options: the option O(alibaba) of the modules.
     Raises MigrationError with ``details`` = {"code", "status", "action"}; status 0 means that no answer came.
     """
 
+    PRODUCT, VERSION, PACKAGE, ENDPOINT = "slb", VERSION, "alibabacloud_slb20140515", "slb_endpoint"
+    THINGS = "the load balancers"
+
     def __init__(self, options: t.Mapping[str, t.Any]) -> None:
         self.region = str(options.get("region") or "")
         if not self.region:
             raise InputError(
-                "The region of the load balancers is not known",
+                f"The region of {self.THINGS} is not known",
                 why="neither alibaba.region nor the environment variable ALIBABA_CLOUD_REGION_ID is set",
                 todo="set alibaba.region, like cn-hangzhou",
             )
         self._attempts = int(options.get("attempts") or 8)
         try:
-            from alibabacloud_slb20140515.client import Client  # pylint: disable=import-outside-toplevel
+            client = importlib.import_module(f"{self.PACKAGE}.client").Client
             from alibabacloud_tea_openapi import utils_models  # pylint: disable=import-outside-toplevel
             from darabonba.runtime import RuntimeOptions  # pylint: disable=import-outside-toplevel
         except ImportError as error:
             raise InputError(
-                "The Python package alibabacloud_slb20140515 is missing where this module runs",
+                f"The Python package {self.PACKAGE} is missing where this module runs",
                 why=str(error),
-                todo="pip install alibabacloud_slb20140515 (for the Python in ansible_python_interpreter)",
+                todo=f"pip install {self.PACKAGE} (for the Python in ansible_python_interpreter)",
             ) from error
         milliseconds = int(float(options.get("request_timeout") or 10) * 1000)
         config: dict[str, t.Any] = {
@@ -69,12 +73,12 @@ class Api:
             "max_idle_conns": 32,
             **self._credentials(options),
         }
-        if options.get("slb_endpoint"):
-            config["endpoint"] = options["slb_endpoint"]
+        if options.get(self.ENDPOINT):
+            config["endpoint"] = options[self.ENDPOINT]
         self._models = utils_models
         self._runtime = RuntimeOptions
-        self._client = Client(utils_models.Config(**config))
-        self.endpoint = str(getattr(self._client, "_endpoint", "") or options.get("slb_endpoint") or "")
+        self._client = client(utils_models.Config(**config))
+        self.endpoint = str(getattr(self._client, "_endpoint", "") or options.get(self.ENDPOINT) or "")
 
     @staticmethod
     def _credentials(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -106,13 +110,10 @@ class Api:
         return retry(lambda: self._once(action, where, params), attempts=self._attempts)
 
     def _once(self, action: str, where: str, params: t.Mapping[str, t.Any]) -> Answer:
-        from alibabacloud_tea_openapi.utils import Utils  # pylint: disable=import-outside-toplevel
-
-        query = {"RegionId": self.region, **{key: value for key, value in params.items() if value is not None}}
-        request = self._models.OpenApiRequest(query=Utils.query(query))
+        request = self._request({key: value for key, value in params.items() if value is not None})
         shape = self._models.Params(
             action=action,
-            version=VERSION,
+            version=self.VERSION,
             protocol="HTTPS",
             pathname="/",
             method="POST",
@@ -127,6 +128,12 @@ class Api:
             raise self._explain(action, where, error) from error
         body = answer.get("body")
         return body if isinstance(body, dict) else {}
+
+    def _request(self, params: dict[str, t.Any]) -> t.Any:
+        """The parameters of SLB go into the query, with the region."""
+        from alibabacloud_tea_openapi.utils import Utils  # pylint: disable=import-outside-toplevel
+
+        return self._models.OpenApiRequest(query=Utils.query({"RegionId": self.region, **params}))
 
     def _explain(self, action: str, where: str, error: Exception) -> MigrationError:
         code = str(getattr(error, "code", None) or "")
@@ -144,7 +151,7 @@ class Api:
         elif code.startswith(_KEYS):
             todo = "check alibaba.access_key_id and alibaba.access_key_secret"
         elif code.startswith(_FORBIDDEN):
-            todo = f"grant the RAM user or role the action slb:{action}; docs/rbac.md lists all that are needed"
+            todo = f"grant the RAM user or role the action {self.PRODUCT}:{action}; docs/rbac.md lists all that are needed"
         elif code.startswith(_MISSING) or ".NotFound" in code or status == 404:
             todo = f"check the id and the region: this was asked in {self.region}"
             details["not_found"] = True
@@ -171,7 +178,7 @@ class Api:
             f"Alibaba Cloud gave no answer to {action}",
             where=f"{where} at {self.endpoint}",
             why=message,
-            todo="check alibaba.region, alibaba.slb_endpoint, the network and the proxy",
+            todo=f"check alibaba.region, alibaba.{self.ENDPOINT}, the network and the proxy",
             transient=not wrong_tls,
             details=details,
         )

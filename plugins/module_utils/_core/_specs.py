@@ -60,6 +60,7 @@ def alibaba_spec() -> Spec:
                 "access_key_secret": option("ACCESS_KEY_SECRET", no_log=True),
                 "security_token": option("SECURITY_TOKEN", no_log=True),
                 "slb_endpoint": option("SLB_ENDPOINT"),
+                "asm_endpoint": option("ASM_ENDPOINT"),
                 "protocol": option("SLB_PROTOCOL", choices=["https", "http"], default="https"),
                 "request_timeout": {"type": "float", "default": 10},
                 "attempts": {"type": "int", "default": 8},
