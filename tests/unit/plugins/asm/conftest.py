@@ -38,7 +38,7 @@ def kubeconfig(server: str = "https://203.0.113.7:6443", key: str = KEY_DATA) ->
 
 
 class Memory:
-    """As much of the client of an API server as the modules use. ``writes``: what was changed; ``after``: what follows a patch."""
+    """As much of the client of an API server as the modules use. ``writes``: what was changed; ``after``: then follows."""
 
     host = "https://memory"
 
