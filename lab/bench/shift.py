@@ -28,9 +28,7 @@ def p5(lab: Lab, say: Callable[[str], None]) -> list[Figure]:
         file = stage.traffic(RATE, hold * len(STEPS) + 240, new_ratio=1.0, tag="bench-traffic")
         try:
             for playbook in ("ack_to_asm_prepare", "ack_to_asm_shift"):
-                played = stage.play(playbook)
-                if played.code != 0:
-                    raise LabError(f"{playbook} failed:\n{played.text[-3000:]}")
+                _play(stage, playbook)
         finally:
             stage.end_traffic("bench-traffic")
         buckets, summary = evidence.read(file)
@@ -40,27 +38,36 @@ def p5(lab: Lab, say: Callable[[str], None]) -> list[Figure]:
             at_least("P5", "new connections in the smallest step", min(s["requests"] for s in steps), "requests", REQUESTS)
         )
         figures.append(at_most("P5", "failed requests", summary["failed"], "requests", 0))
+        _play(stage, "ack_to_asm_rollback")
         figures += _way_back(stage, say)
-        stage.play("ack_to_asm_rollback")
     return figures
+
+
+def _play(stage: Stage, playbook: str) -> None:
+    played = stage.play(playbook)
+    if played.code != 0:
+        raise LabError(f"{playbook} failed:\n{played.text[-3000:]}")
 
 
 def _way_back(stage: Stage, say: Callable[[str], None], times: int = 3) -> list[Figure]:
     """A target that goes bad at 25 %: from the verdict to the moment when the load balancer shows the last weight."""
     seconds: list[float] = []
+    turn = Stage(stage.lab, stage.folder, "bench", ack_to_asm_hold=20, ack_to_asm_steps=[25, 50])
+    _play(turn, "ack_to_asm_prepare")
     for i in range(times):
         say(f"P5: way back {i + 1} of {times}")
-        turn = Stage(stage.lab, stage.folder / f"back{i}", "bench", ack_to_asm_hold=20, ack_to_asm_steps=[25, 50])
-        turn.play("ack_to_asm_prepare")
+        # The lines of the shift before name the same step.
+        turn.progress.unlink(missing_ok=True)
         breaker = turn.break_at(25)
         try:
-            turn.play("ack_to_asm_shift")
+            ended = turn.play("ack_to_asm_shift")
             breaker.join(timeout=30)
         finally:
             turn.mend()
         found = (turn.shift().get("timings") or {}).get("verdict_to_weights_s")
-        if found is None:
-            raise LabError("the gate did not trip")
+        if ended.code == 0 or found is None:
+            raise LabError(f"the gate did not trip:\n{ended.text[-3000:]}")
         seconds.append(found)
         time.sleep(1)
+    _play(turn, "ack_to_asm_rollback")
     return [at_most("P5", f"verdict to last weight, worst of {times}", max(seconds), "s", 1.0)]

@@ -165,6 +165,10 @@ class Stage:
     def journal(self) -> Path:
         return self.state_dir / self.name / "journal.jsonl"
 
+    @property
+    def progress(self) -> Path:
+        return self.state_dir / self.name / "progress.jsonl"
+
     def shift(self) -> Plain:
         """The result of the last traffic_shift, {} when there is none."""
         try:
@@ -177,7 +181,7 @@ class Stage:
         """The shares (percent, as asked) whose hold has begun in the present shift."""
         found: list[float] = []
         try:
-            lines = (self.state_dir / self.name / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = self.progress.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return found
         for text in lines:
