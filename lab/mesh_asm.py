@@ -32,6 +32,7 @@ from lab.state import Lab, LabError, write_atomic
 ACK_ID = "c0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 MESH_ID = "c0asm11112222333344445555666677778"
 ISTIOD = f"istiod-{binaries.ISTIO.replace('.', '-')}"
+CLOUD = "http://127.0.0.1:8100"
 CRDS = Path(__file__).resolve().parent / "crds"
 Object = dict[str, Any]
 
@@ -200,7 +201,8 @@ def start_istiod(lab: Lab, asm: Cluster) -> None:
 
 
 def start_controller(lab: Lab, ack: Cluster, asm: Cluster) -> None:
-    """The gateway controller as a process."""
+    """The controllers of gateways and of migrations as a process."""
     argv = [sys.executable, "-m", "lab.asm", f"--asm-kubeconfig={asm.kubeconfig}", f"--ack-kubeconfig={ack.kubeconfig}"]
     argv += [f"--cluster-id={ACK_ID}", f"--mesh-id={MESH_ID}", f"--region={REGION}", f"--istiod={ISTIOD}"]
+    argv += [f"--cloud={CLOUD}", f"--root={mesh_ca.mesh_authority(lab, 'asm') / 'root-cert.pem'}"]
     proc.spawn(lab, "asm-controller", argv, env={"PYTHONPATH": str(CRDS.parents[1])})

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import net, proc
+from lab import binaries, mesh_asm, net, proc
 from lab.cluster import REGION, Cluster
 from lab.kubeapi import Object, path_of
 from lab.state import Lab, LabError, write_atomic
@@ -54,6 +54,14 @@ def instances(ack: Cluster, nodes: int) -> dict[str, dict[str, str]]:
     return {node.instance_id: {"ip": node.address, "pod_cidr": node.pod_cidr} for node in map(ack.node, range(nodes))}
 
 
+def meshes(lab: Lab) -> dict[str, Any]:
+    """The ASM instance and the ACK cluster as the cloud server takes them: not in it yet, and with a namespace istio-system."""
+    asm = Cluster(lab, "asm", 2)
+    version = f"v{binaries.ISTIO}.1-lab-aliyun"
+    mesh = {"name": "lab", "version": version, "api_server": asm.server, "kubeconfig_file": str(asm.kubeconfig)}
+    return {"meshes": {mesh_asm.MESH_ID: mesh}, "clusters": {ACK_ID: {"name": "ack", "forbidden": 4}}}
+
+
 def start_cloud(lab: Lab, ack: Cluster, nodes: int) -> None:
     """Start the cloud server with HAProxy as the load balancers' data plane; state in STATE/cloud survives a restart of it.
 
@@ -63,7 +71,9 @@ def start_cloud(lab: Lab, ack: Cluster, nodes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "instances.json"
     write_atomic(file, json.dumps(instances(ack, nodes), indent=1))
+    write_atomic(folder / "meshes.json", json.dumps(meshes(lab), indent=1))
     argv: list[str | Path] = [sys.executable, "-m", "lab.cloud", "--state", folder, "--port", str(PORT), "--instances", file]
+    argv += ["--meshes", folder / "meshes.json"]
     argv += ["--haproxy-dir", lab.dir / "haproxy", "--clb-interface", "clb0", "--region", REGION]
     env = {**KEYS, "PYTHONPATH": str(ROOT)}
 

@@ -1,20 +1,38 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m lab.asm`: run the gateway controller until SIGTERM."""
+"""`python -m lab.asm`: run the gateway controller, and the one of migrations from Istio, until SIGTERM."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import signal
 import sys
 import threading
+import urllib.request
+from pathlib import Path
 
 from lab import asm, images
 from lab.asm.controller import Gateways
+from lab.asm.migrate import Migrations, follow
 from lab.asm.render import Mesh
 from lab.kube import Api, KubeError
+
+LOOK = 2.0  # seconds between two looks at who is in the mesh
+
+
+def member(cloud: str, mesh_id: str, cluster_id: str) -> bool | None:
+    """Whether the cluster is in the mesh and has Istio, as the cloud server at this URL says; None when it does not know."""
+    if not cloud:
+        return None
+    with urllib.request.urlopen(f"{cloud}/_lab/meshes", timeout=5) as answer:
+        mesh = json.load(answer)["meshes"].get(mesh_id)
+    found = mesh["members"].get(cluster_id) if mesh else None
+    if mesh is None or (found and found["state"] == "stopping"):
+        return None
+    return bool(found and found["ignore_namespace_check"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mesh-id", default="c0asm11112222333344445555666677778")
     parser.add_argument("--region", default="cn-hangzhou")
     parser.add_argument("--istiod", default="istiod-1-31-0", help="name of istiod's Service in the ACK cluster")
+    parser.add_argument("--cloud", default="", help="URL of the cloud server: clusters are added to the mesh there")
+    parser.add_argument("--root", type=Path, help="ASM's root certificate")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     mesh = Mesh(options.mesh_id, options.cluster_id, images.asm_proxy(options.region), options.istiod)
@@ -36,14 +56,18 @@ def main(argv: list[str] | None = None) -> int:
     except KubeError as error:
         print(f"lab.asm: {error}", file=sys.stderr)
         return 1
-    controller = Gateways(apis[0], apis[1], mesh).controller()
+    root = options.root.read_text() if options.root and options.root.exists() else ""
+    migrations = Migrations(apis[0], apis[1], mesh, root)
+    controllers = [Gateways(apis[0], apis[1], mesh).controller(), migrations.controller()]
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    controller.start()
-    while not stopped.wait(3600):
-        pass
-    controller.stop()
+    for controller in controllers:
+        controller.start()
+    while not stopped.wait(LOOK if options.cloud else 3600):
+        follow(migrations, lambda: member(options.cloud, options.mesh_id, options.cluster_id))
+    for controller in controllers:
+        controller.stop()
     return 0
 
 

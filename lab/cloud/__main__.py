@@ -22,7 +22,7 @@ from typing import Any
 
 from aiohttp import web
 
-from .admin import read_instances
+from .admin import put_meshes, read_instances
 from .auth import Keys
 from .dataplane import DataPlane, HAProxy, NoDataPlane
 from .server import Cloud, application
@@ -30,7 +30,7 @@ from .store import Store
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lab.cloud", description="Alibaba Cloud SLB, ECS and VPC for the lab.")
+    parser = argparse.ArgumentParser(prog="python -m lab.cloud", description="Alibaba Cloud SLB, ECS, VPC and ASM for the lab.")
     parser.add_argument("--state", type=Path, required=True, help="folder of the state file")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)
@@ -38,6 +38,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--haproxy", default="haproxy", help="the program")
     parser.add_argument("--clb-interface", default="clb0", help="interface that carries the load balancers' addresses")
     parser.add_argument("--instances", type=Path, help='JSON: {"i-x": {"ip": "10.10.1.10", "pod_cidr": "10.21.0.0/24"}}')
+    parser.add_argument("--meshes", type=Path, help='JSON: {"meshes": {id: {field: value}}, "clusters": {...}}; known ones stay')
     parser.add_argument("--access-keys", type=Path, help="JSON, shape in auth.py")
     parser.add_argument("--region", default="cn-hangzhou")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds added to every call")
@@ -64,6 +65,10 @@ async def serve(options: argparse.Namespace) -> None:
         for key, instance in read_instances(json.loads(options.instances.read_text(encoding="utf-8"))).items():
             if instance is not None:
                 store.world.instances[key] = instance
+    if options.meshes:
+        given = json.loads(options.meshes.read_text(encoding="utf-8"))
+        known = {"meshes": set(store.world.meshes), "clusters": set(store.world.ack_clusters)}
+        put_meshes(store.world, {kind: {k: v for k, v in given[kind].items() if k not in known[kind]} for kind in known})
     plane: DataPlane = NoDataPlane()
     if options.haproxy_dir:
         plane = HAProxy(options.haproxy_dir, options.clb_interface, options.haproxy)

@@ -1,0 +1,280 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""ASM's side of a migration from Istio: the resource ASMMigrateFromIstio, its states, and what each does to the cluster.
+
+Built from these facts (the real controller is not published):
+- asmmigratefromistio_types.go of aliyun/alibabacloud-servicemesh-api: the fields of spec and status, cluster scope.
+- The vendor's procedure: ASM makes the object `default` in state Init when a cluster with Istio is added; the states go in one
+  fixed order; a change of state triggers a check; a check that failed is told in status.message and made again only when
+  spec.retryCounter changes; a state is reached when status has the state and the counter of spec; Kubernetes 1.21, Istio 1.10;
+  ASM disables the injection in istio-system by the label `istio-injection: disabled`, unless
+  stopIstioSystemInjectionDisabling; SetupIstioForMigrate adds PROXY_CONFIG_XDS_AGENT "true" to Istio's defaultConfig; in
+  Migrating Istio injects by default and the label `sidecar.asm.aliyun.com/inject: "true"` switches a workload; Finished fails
+  while resources of Istio remain, and names them.
+
+What is our choice because nobody says it: an illegal jump is told in status.message (a webhook could refuse it); a failed check
+leaves state and counter of status as they were; Migrating needs PROXY_CONFIG_XDS_AGENT in all of Istio's proxies (the procedure
+asks the user for it); which resources of Istio Finished looks for; the object goes when the cluster leaves the mesh.
+Two roots: when the meshes' roots differ, each side's mesh configuration gets the other's root (caCertificates), and Istio's
+istiod ISTIO_MULTIROOT_MESH. That is what works with Istio; what ASM really adds is not known. ASM's own istiod needs that
+variable too and is not given it here.
+Left out: ASM's injector. Without one (`Injector`) the webhooks stay as they are and the label does nothing; with one, Istio's
+webhooks leave labelled pods alone and a webhook of ASM takes them. Namespaces are not synchronised to the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import yaml
+
+from lab.asm.render import NAMESPACE, Mesh, Object
+from lab.kube import Api, Controller, KubeError, Watch, own_key, path_of
+
+log = logging.getLogger("lab.asm.migrate")
+GROUP, NAME = "istio.alibabacloud.com/v1beta1", "default"
+STATES = ("Init", "SetupIstioForMigrate", "Migrating", "Finished")
+AGENT, LABEL, INJECTION = "PROXY_CONFIG_XDS_AGENT", "sidecar.asm.aliyun.com/inject", "istio-injection"
+KEEP = "stopIstioSystemInjectionDisabling"
+HOOKS = "admissionregistration.k8s.io/v1"
+OBJECT = path_of(GROUP, "asmmigratefromistios", None, NAME)
+ISTIOD = path_of("apps/v1", "deployments", NAMESPACE)
+MESH_CONFIG = path_of("v1", "configmaps", NAMESPACE, "istio")
+ROOT = path_of("v1", "configmaps", NAMESPACE, "istio-ca-root-cert")
+OWN_HOOK = "asm-sidecar-injector"
+
+
+class CheckFailed(Exception):
+    """What has to be mended before a state can be entered; the text is for status.message."""
+
+
+@dataclass(frozen=True)
+class Injector:
+    """Where ASM injects sidecars: the URL of the webhook and the authority (PEM, base64) of its certificate."""
+
+    url: str
+    ca_bundle: str
+
+
+class Migrations:
+    """`reconcile(key)` for the one ASMMigrateFromIstio. ``root``: PEM of ASM's root certificate, empty when it is not told."""
+
+    def __init__(self, asm: Api, ack: Api, mesh: Mesh, root: str = "", injector: Injector | None = None) -> None:
+        self._asm, self._ack, self._mesh, self._root, self._injector = asm, ack, mesh, root.strip(), injector
+        self.member: bool | None = None  # what `follow` was told last
+        self._judged: tuple[str, str, int] | None = None  # uid, state and counter of the check that failed last
+
+    def controller(self) -> Controller:
+        """The controller, to be started."""
+        return Controller(
+            [Watch(self._asm, path_of(GROUP, "asmmigratefromistios"), own_key)], self.reconcile, name="migrate", workers=1
+        )
+
+    def joined(self) -> None:
+        """The cluster was added to the mesh though it has Istio: the migration begins."""
+        if self._asm.find(OBJECT) is None:
+            spec = {"desiredState": STATES[0], "retryCounter": 0, "advancedOptions": {KEEP: False}}
+            body = {"apiVersion": GROUP, "kind": "ASMMigrateFromIstio", "metadata": {"name": NAME}, "spec": spec}
+            self._asm.create(path_of(GROUP, "asmmigratefromistios"), body)
+
+    def left(self) -> None:
+        """The cluster is not in the mesh any more."""
+        if self._asm.find(OBJECT) is not None:
+            self._asm.delete(OBJECT)
+
+    def reconcile(self, key: str) -> float | None:
+        found = self._asm.find(OBJECT) if key == NAME else None
+        if found is None:
+            return None
+        spec, status = found.get("spec") or {}, found.get("status") or {}
+        desired, counter = str(spec.get("desiredState") or STATES[0]), int(spec.get("retryCounter") or 0)
+        state = str(status.get("state") or "")
+        self._label(bool((spec.get("advancedOptions") or {}).get(KEEP)))
+        if not state:
+            state = STATES[0]
+            self._report(status, state, counter if desired == state else 0, "")
+        if desired == state:
+            self._report(status, state, counter, "")
+            return None
+        judged = (str(found["metadata"].get("uid")), desired, counter)
+        if self._judged == judged:
+            return None  # not before somebody says that it was mended
+        try:
+            self._enter(state, desired)
+        except CheckFailed as failure:
+            self._judged = judged
+            self._report(status, state, int(status.get("retryCounter") or 0), str(failure))
+            return None
+        self._judged = None
+        self._report(status, desired, counter, "")
+        return None
+
+    def _enter(self, state: str, desired: str) -> None:
+        if STATES.index(desired) != STATES.index(state) + 1:
+            raise CheckFailed(f"cannot change from {state} to {desired}: the order is {' -> '.join(STATES)}")
+        steps: dict[str, Callable[[], None]] = {STATES[1]: self._setup, STATES[2]: self._migrate, STATES[3]: self._finish}
+        steps[desired]()
+
+    def _report(self, old: Object, state: str, counter: int, message: str) -> None:
+        status = {"state": state, "retryCounter": counter, "message": message}
+        if old != status:
+            log.info("%s, retry %d %s", state, counter, message)
+            self._asm.patch(f"{OBJECT}/status", {"status": status})
+            old.update(status)
+
+    def _label(self, keep: bool) -> None:
+        """Injection in istio-system is disabled by ASM, unless it is told to leave the label alone."""
+        path = path_of("v1", "namespaces", None, NAMESPACE)
+        found = self._ack.find(path)
+        if not keep and found is not None and (found["metadata"].get("labels") or {}).get(INJECTION) != "disabled":
+            self._ack.patch(path, {"metadata": {"labels": {INJECTION: "disabled"}}})
+
+    # --- SetupIstioForMigrate ---------------------------------------------------------------------------------------------
+
+    def _setup(self) -> None:
+        need("Kubernetes", str(self._ack.get("/version").get("gitVersion") or ""), (1, 21))
+        deployments = self._istiods()
+        config = self._ack.find(MESH_CONFIG)
+        if not deployments or config is None:
+            raise CheckFailed(f"no Istio was found in the namespace {NAMESPACE}: no Deployment app=istiod, or no ConfigMap istio")
+        for deployment in deployments:
+            images = [str(one.get("image")) for one in deployment["spec"]["template"]["spec"]["containers"]]
+            need("Istio", images[0].partition("@")[0].rpartition(":")[2], (1, 10))
+        roots = self._foreign_roots()
+        self._configure(self._ack, config, roots[0], agent=True)
+        if roots[1] and (own := self._asm.find(MESH_CONFIG)) is not None:
+            self._configure(self._asm, own, roots[1], agent=False)
+        if roots[0]:
+            for deployment in deployments:
+                self._multi_root(deployment)
+
+    def _istiods(self) -> list[Object]:
+        return list(self._ack.list(ISTIOD, labelSelector="app=istiod")["items"])
+
+    def _foreign_roots(self) -> tuple[str, str]:
+        """The root that Istio has to learn, and the one that ASM has to; both empty when the meshes have one root."""
+        theirs = str((self._ack.find(ROOT) or {}).get("data", {}).get("root-cert.pem") or "").strip()
+        return (self._root, theirs) if self._root and theirs and theirs != self._root else ("", "")
+
+    def _configure(self, api: Api, config: Object, root: str, *, agent: bool) -> None:
+        text = str((config.get("data") or {}).get("mesh") or "")
+        try:
+            mesh = yaml.safe_load(text) or {}
+            if agent:
+                mesh.setdefault("defaultConfig", {}).setdefault("proxyMetadata", {})[AGENT] = "true"
+            known = [str(one.get("pem") or "").strip() for one in mesh.get("caCertificates") or []]
+        except (yaml.YAMLError, AttributeError) as error:
+            raise CheckFailed(f"the key mesh of ConfigMap {NAMESPACE}/istio cannot be read") from error
+        if root and root not in known:
+            mesh["caCertificates"] = [*(mesh.get("caCertificates") or []), {"pem": root}]
+        if mesh != yaml.safe_load(text):
+            api.patch(MESH_CONFIG, {"data": {"mesh": yaml.safe_dump(mesh, sort_keys=False)}})
+
+    def _multi_root(self, deployment: Object) -> None:
+        """Istio's istiod accepts more roots only with this variable; the change rolls its pods."""
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        wanted = {"name": "ISTIO_MULTIROOT_MESH", "value": "true"}
+        if wanted in (container.get("env") or []):
+            return
+        patch = {"spec": {"template": {"spec": {"containers": [{"name": container["name"], "env": [wanted]}]}}}}
+        self._ack.patch(f"{ISTIOD}/{deployment['metadata']['name']}", patch, "strategic")
+
+    # --- Migrating, Finished -----------------------------------------------------------------------------------------------
+
+    def _migrate(self) -> None:
+        old = [name for name, env in self._istio_proxies() if not has_agent(env)]
+        if old:
+            raise CheckFailed(f"{len(old)} pods lack {AGENT}; restart their workloads: {names(old)}")
+        if self._injector is None:
+            return
+        for hook in self._hooks():
+            changed = [leave_alone(one) for one in hook["webhooks"]]
+            if changed != hook["webhooks"]:
+                self._ack.patch(
+                    path_of(HOOKS, "mutatingwebhookconfigurations", None, hook["metadata"]["name"]), {"webhooks": changed}
+                )
+        own = own_hook(self._injector)
+        path = path_of(HOOKS, "mutatingwebhookconfigurations", None, OWN_HOOK)
+        self._ack.patch(path, own, "apply", fieldManager="asm-controller", force="true")
+
+    def _finish(self) -> None:
+        left = [f"Deployment {NAMESPACE}/{one['metadata']['name']}" for one in self._istiods()]
+        left += [f"MutatingWebhookConfiguration {hook['metadata']['name']}" for hook in self._hooks()]
+        pods = [name for name, _env in self._istio_proxies()]
+        if pods:
+            left.append(f"{len(pods)} pods with a proxy of Istio ({names(pods)})")
+        if left:
+            raise CheckFailed(f"resources of Istio remain; clear them: {', '.join(left)}")
+
+    def _hooks(self) -> list[Object]:
+        """Istio's injectors, not ASM's own."""
+        found = self._ack.list(path_of(HOOKS, "mutatingwebhookconfigurations"), labelSelector="app=sidecar-injector")["items"]
+        return [hook for hook in found if hook["metadata"]["name"] != OWN_HOOK]
+
+    def _istio_proxies(self) -> list[tuple[str, dict[str, str]]]:
+        """namespace/name and proxy environment of the pods that run, with a proxy that is not ASM's."""
+        found = []
+        for pod in self._ack.list(path_of("v1", "pods"))["items"]:
+            if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+                continue
+            for one in [*pod["spec"].get("containers", []), *pod["spec"].get("initContainers", [])]:
+                env = {item["name"]: str(item.get("value") or "") for item in one.get("env") or []}
+                if one["name"] == "istio-proxy" and "ASM_ID" not in env:
+                    found.append((f"{pod['metadata']['namespace']}/{pod['metadata']['name']}", env))
+        return found
+
+
+def need(what: str, version: str, least: tuple[int, int]) -> None:
+    """A version that says nothing passes."""
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < least:
+        raise CheckFailed(f"{what} {version} is older than {least[0]}.{least[1]}")
+
+
+def has_agent(env: dict[str, str]) -> bool:
+    return env.get(AGENT) == "true" or f'"{AGENT}":"true"' in env.get("PROXY_CONFIG", "").replace(" ", "")
+
+
+def names(found: list[str]) -> str:
+    return ", ".join(sorted(found)[:5]) + (" ..." if len(found) > 5 else "")
+
+
+def leave_alone(webhook: Object) -> Object:
+    """An injection webhook of Istio that does not look at pods which ask for ASM's sidecar."""
+    selector = dict(webhook.get("objectSelector") or {})
+    rule = {"key": LABEL, "operator": "NotIn", "values": ["true"]}
+    rules = list(selector.get("matchExpressions") or [])
+    return webhook if rule in rules else {**webhook, "objectSelector": {**selector, "matchExpressions": [*rules, rule]}}
+
+
+def own_hook(injector: Injector) -> Object:
+    """ASM's injection: pods that ask for it by label, in namespaces where injection is enabled."""
+    webhook = {
+        "name": "asm.sidecar-injector.istio.io",
+        "clientConfig": {"url": injector.url, "caBundle": injector.ca_bundle},
+        "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+        "objectSelector": {"matchExpressions": [{"key": LABEL, "operator": "In", "values": ["true"]}]},
+        "namespaceSelector": {"matchExpressions": [{"key": INJECTION, "operator": "In", "values": ["enabled"]}]},
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "reinvocationPolicy": "Never",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 10,
+    }
+    meta = {"name": OWN_HOOK, "labels": {"app": "sidecar-injector", "provider": "asm"}}
+    return {"apiVersion": HOOKS, "kind": "MutatingWebhookConfiguration", "metadata": meta, "webhooks": [webhook]}
+
+
+def follow(migrations: Migrations, members: Callable[[], bool | None]) -> None:
+    """One look at who is in the mesh: True the cluster is (and has Istio), False it is not, None nobody knows."""
+    try:
+        member = members()
+        if member is not None and member != migrations.member:
+            (migrations.joined if member else migrations.left)()
+            migrations.member = member
+    except (KubeError, OSError, ValueError) as error:
+        log.warning("who is in the mesh: %s", error)
