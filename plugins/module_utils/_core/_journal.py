@@ -172,7 +172,11 @@ class Journal:
 
     def forget(self, prefix: str) -> None:
         """Drop originals after an undo has put them back."""
-        keys = [key for key in self._originals if key.startswith(prefix)]
+        self.forget_keys([key for key in self._originals if key.startswith(prefix)])
+
+    def forget_keys(self, keys: t.Collection[str]) -> None:
+        """As forget, for these very keys with one write of the mirror."""
+        keys = [key for key in keys if key in self._originals]
         for key in keys:
             self.write("forget", key=key)
         if self._enabled and keys:

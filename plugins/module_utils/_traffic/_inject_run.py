@@ -1,0 +1,475 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""sidecar_inject: workloads change their control plane in waves, judged by gates. observe, plan (pure), apply, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import typing as t
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._interrupt import interruptible
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import parse_selector
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet import Fleet, Pace
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import read_proxies
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import Rule, Wave, read_waves, split
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import (
+    SOURCE,
+    TARGET,
+    Scope,
+    Survey,
+    Wish,
+    Workload,
+    read,
+    survey,
+)
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import (
+    ABORT,
+    ANNOTATION,
+    CONTROLLER_ENV,
+    PAUSE,
+    Control,
+    Order,
+    Poller,
+    only_one,
+    read_order,
+)
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._convoy import (
+    Convoy,
+    differences,
+    eligible,
+    originals_of,
+    todo_of,
+    unjudged_of,
+)
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import PASS, Gate, Panel
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import Progress
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import Interrupted
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import Todo
+
+Object = dict[str, t.Any]
+NAMESPACE = "istio-system"
+_LOCK_WAIT = 30.0
+_CONTROL_INTERVAL = 2.0
+# Between two progress lines of a rollout. Seconds.
+_SAY = 2.0
+# Names in a message or warning.
+_MOST = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The options, checked."""
+
+    scope: Scope
+    rules: list[Rule]
+    gates: list[Gate]
+    manners: Rules
+    pace: Pace
+    restore_failed: bool
+    undo: tuple[str, ...] | None
+
+
+def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
+    """Everything that can be wrong without asking anybody is found here. Raises InputError."""
+    back = params["state"] == "restored"
+    wish = Wish(_texts(params["labels"], "labels"), _texts(params["annotations"], "annotations"))
+    if not any(value is not None for part in (wish.labels, wish.annotations) for value in part.values()):
+        raise InputError(
+            "It is not said which label moves a workload",
+            why="labels and annotations set no value",
+            todo='leave labels at its default, or set one, like {"istio.io/rev": "asm"}',
+        )
+    for name in ("baseline_timeout", "soak", "max_pause", "wait_timeout", "proof_timeout"):
+        if not 0 <= params[name] < math.inf:
+            raise InputError(f"{name} is {params[name]:g}", todo="give seconds, 0 or more")
+    if params["concurrency"] < 1 or params["proof_sample"] < 0:
+        raise InputError("concurrency or proof_sample cannot be used", todo="concurrency: 1 or more; proof_sample: 0 or more")
+    rules = read_waves(params["waves"], hold=params["hold"], max_hold=params["max_hold"])
+    unknown = sorted({kind for rule in rules for kind in rule.kinds} - set(MOVABLE))
+    if unknown:
+        raise InputError(f"Workloads of kind {unknown[0]} are not moved", todo=f"name kinds among {', '.join(MOVABLE)}")
+    manners = Rules(
+        on_fail=params["on_fail"],
+        on_interrupt="hold",
+        baseline=params["baseline_timeout"],
+        soak=params["soak"],
+        soak_max=params["soak"] + rules[-1].max_hold - rules[-1].hold,
+        # A wave is as long as its rollouts make progress; what makes none ends by wait_timeout.
+        move_timeout=math.inf,
+        max_pause=params["max_pause"],
+    )
+    pace = Pace(
+        params["concurrency"],
+        params["wait_timeout"],
+        params["proof"] == "proxies",
+        params["proof_sample"],
+        params["proof_timeout"],
+    )
+    scope = Scope(
+        wish,
+        read_proxies(params["target_proxy"]),
+        tuple(params["namespaces"]),
+        parse_selector(params["label_selector"]),
+    )
+    gates = [] if back else build_gates(params["gates"], params["allow_without_gates"])
+    return Wanted(scope, rules, gates, manners, pace, params["restore_failed"], tuple(params["undo_waves"]) if back else None)
+
+
+def _texts(given: t.Mapping[str, t.Any], name: str) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for key, value in given.items():
+        if value is not None and not isinstance(value, str):
+            # YAML reads true and 1 as what a label cannot be; what was meant is not guessed for others.
+            if not isinstance(value, (bool, int)):
+                raise InputError(f"The value of {name}.{key} is {value!r}", todo="give a text, or null to take it away")
+            value = str(value).lower()
+        found[str(key)] = value
+    return found
+
+
+# -- observe -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Present:
+    """The cluster now, in the waves that were asked for."""
+
+    survey: Survey
+    waves: list[Wave[Workload]]
+    rest: list[Workload]
+    originals: dict[str, _inject.Original]
+
+    @property
+    def share(self) -> float:
+        """Percentage of all workloads in the waves that is in the target."""
+        members = [one for wave in self.waves for one in wave.members if eligible(one)]
+        return 100.0 * sum(1 for one in members if one.state == TARGET) / len(members) if members else 0.0
+
+    @property
+    def refused(self) -> list[Workload]:
+        return [one for wave in self.waves for one in wave.members if not eligible(one)]
+
+
+def observe(cluster: Cluster, wanted: Wanted, journal: Journal) -> Present:
+    found = survey(read(cluster, wanted.scope.namespaces), wanted.scope)
+    waves, rest = split(found.workloads, wanted.rules)
+    return Present(found, waves, rest, originals_of(journal))
+
+
+def rows(present: Present) -> list[Object]:
+    """Every workload with its wave and state, as the result shows it."""
+    wave_of = {one.key: wave.name for wave in present.waves for one in wave.members}
+    return [
+        {
+            "kind": one.kind,
+            "namespace": one.namespace,
+            "name": one.name,
+            "wave": wave_of.get(one.key),
+            "state": one.state,
+            "pods": one.pods,
+            "native_sidecar": one.native,
+            "refused": one.obstacle,
+        }
+        for one in present.survey.workloads
+    ]
+
+
+# -- apply -------------------------------------------------------------------------------------------------------
+
+
+class Orders:
+    """The control file and the annotation of the journal's ConfigMap."""
+
+    def __init__(self, cluster: Cluster, journal: Journal) -> None:
+        self._cluster = cluster
+        self._name = f"servicemesh-migration-{journal.migration}"[:253]
+        first = self._ask()
+        self.control = Control(journal.directory / "control", Poller(self._ask, _CONTROL_INTERVAL, first))
+
+    def _ask(self) -> Order:
+        found = self._cluster.get(CONFIG_MAP, self._name, NAMESPACE) or {}
+        text = ((found.get("metadata") or {}).get("annotations") or {}).get(ANNOTATION)
+        return read_order(text, f"the annotation {ANNOTATION} of ConfigMap {NAMESPACE}/{self._name}")
+
+    def paused(self) -> bool:
+        return self.control.order().word == PAUSE
+
+    def stopped(self) -> str:
+        order = self.control.order()
+        return f"{order.word} was ordered by {order.origin}" if order.word == ABORT else ""
+
+
+class Speaker:
+    """Progress lines of rollouts, not more often than they can be read."""
+
+    def __init__(self, progress: Progress, clock: Clock) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._said = -_SAY
+
+    def __call__(self, text: str) -> None:
+        if self._clock.monotonic() - self._said >= _SAY:
+            self._said = self._clock.monotonic()
+            self._progress.event("rollout", text=text)
+
+
+@dataclasses.dataclass
+class World:
+    """What a run works with; tests bring their own clock."""
+
+    cluster: Cluster
+    journal: Journal
+    clock: Clock = dataclasses.field(default_factory=Clock)
+
+
+def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]) -> tuple[Report, Convoy]:
+    """Go through the waves under live orders, and write progress."""
+    journal = world.journal
+    journal.sync()  # the ConfigMap that takes orders is there from the beginning
+    orders = Orders(world.cluster, journal)
+    progress = Progress(journal.directory, journal.run)
+    fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, journal, world.clock)
+    convoy = Convoy(
+        world.cluster,
+        fleet,
+        journal,
+        wanted.scope,
+        present.waves,
+        first=todo[0].step.share if todo else present.share,
+        restore_failed=wanted.restore_failed,
+        paused=orders.paused,
+        say=Speaker(progress, world.clock),
+    )
+
+    def note(what: str, **fields: t.Any) -> None:
+        journal.write("inject", what=what, **fields)
+
+    names = ", ".join(present.waves[item.step.number - 1].name for item in todo)
+    progress.event("start", of=len(present.waves), observed=present.share, text=f"waves {names}" if todo else "nothing to move")
+    try:
+        with interruptible() as flag:
+            stairs = Staircase(
+                convoy,
+                Panel(wanted.gates),
+                orders.control,
+                progress,
+                wanted.manners,
+                note=note,
+                interrupted=Interrupted(flag, os.environ.get(CONTROLLER_ENV)),
+                clock=world.clock,
+            )
+            report = stairs.run(todo, present.share, todo[0].previous if todo else 0.0)
+    finally:
+        orders.control.stop()
+        progress.close()
+    report.done = list(convoy.done)
+    if progress.problem:
+        report.warnings.append(progress.problem)
+    return report, convoy
+
+
+# -- verify ------------------------------------------------------------------------------------------------------
+
+
+def verify(before: Present, after: Present, reason: str) -> Plan:
+    """What is really different now."""
+    found = Plan()
+    for old, new in differences(before.survey, after.survey):
+        first: Object = {}
+        second: Object = {}
+        for part, one, two in (
+            ("labels", old.template_labels, new.template_labels),
+            ("annotations", old.template_annotations, new.template_annotations),
+        ):
+            for key in sorted({*one, *two}):
+                if one.get(key) != two.get(key):
+                    first.setdefault(part, {})[key], second.setdefault(part, {})[key] = one.get(key), two.get(key)
+        if old.manners.raw != new.manners.raw:
+            first["maxUnavailable"], second["maxUnavailable"] = old.manners.raw, new.manners.raw
+        found.add("relabel", _inject.target_name(new), first, second, reason)
+    return found
+
+
+_TODO = {
+    "fail": "look at what the gate says of the moved workloads, then run again; it goes on with what is left",
+    "inconclusive": "look why the gate could not judge (too few requests, an address that is not reached), or raise max_hold",
+    "aborted": "to go on, remove the order (or write resume in its place) and run again",
+    "interrupted": "run again; it goes on with what is left",
+    "error": "mend the cause, then run again; it goes on with what is left",
+}
+
+
+def problem_of(report: Report, waves: t.Sequence[Wave[Workload]], where: str) -> MigrationError | None:
+    """The report as the error that fails the task; None when all passed."""
+    if report.verdict == PASS:
+        return None
+    step = report.steps[-1] if report.steps else None
+    back = report.rolled_back
+    what = f"The move was stopped in wave {waves[step['step'] - 1].name}" if step else "The move was not begun"
+    if report.soak is not None:
+        what = "The soak after the last wave was not passed"
+    if back and back["ok"]:
+        what += f"; {_gone(back['to'])} back in the source mesh"
+    elif back:
+        what += f"; going back FAILED ({back['error']}), so look at the workloads now"
+    elif report.done:
+        what += "; what has moved stays"
+    return MigrationError(
+        what,
+        where=where,
+        why=f"{report.verdict}: {report.reason}",
+        todo=_TODO[report.verdict],
+        done=_short(report.done),
+        details={"verdict": report.verdict, "rolled_back": back},
+    )
+
+
+def _gone(share: float) -> str:
+    return "everything is" if share == 0 else "the workloads of this wave are"
+
+
+def _short(lines: t.Sequence[str], most: int = 20) -> list[str]:
+    return [*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])]
+
+
+# -- the module --------------------------------------------------------------------------------------------------
+
+
+def inject(params: dict[str, t.Any], check_mode: bool) -> Outcome:
+    """The logic of sidecar_inject."""
+    wanted = read_options(params)
+    cluster = Cluster("source", params["source"])
+    cluster.guard()
+    journal = Journal(
+        params["state_dir"],
+        params["migration"],
+        mirror=ConfigMapMirror(cluster, params["migration"]),
+        secrets=secrets_of(params),
+        enabled=not check_mode,
+    )
+    return run(wanted, World(cluster, journal), check_mode)
+
+
+def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
+    """As inject, once the options are read."""
+    one_way = _move if wanted.undo is None else _restore
+    if check_mode:
+        return one_way(wanted, world, True)
+    with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
+        return one_way(wanted, world, False)
+
+
+def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
+    present = observe(world.cluster, wanted, world.journal)
+    todo = todo_of(present.waves, present.originals, unjudged_of(world.journal))
+    planned = _inject.plan(present.waves, wanted.scope.wish, present.originals)
+    result = _result(present, world)
+    warnings = _warnings(present)
+    if check_mode:
+        return Outcome(planned, {**result, "waves": _planned_waves(present)}, warnings)
+    report, convoy = apply(wanted, world, present, todo)
+    after, done = present, Plan()
+    if convoy.done or any(one.wrote for _wave, one in convoy.flights()):
+        after = observe(world.cluster, wanted, world.journal)
+        done = verify(present, after, report.reason)
+    fields = {key: value for key, value in dataclasses.asdict(report).items() if key not in ("warnings", "done", "steps")}
+    proofs = {one.workload.key: one.as_dict() for _wave, one in convoy.flights()}
+    result = {**_result(after, world), **fields, "share": after.share, "waves": _done_waves(present, report)}
+    for row in result["workloads"]:
+        told = proofs.get((row["kind"], row["namespace"], row["name"]))
+        if told:
+            row.update(result=told["state"], reason=told["reason"], seconds=told["seconds"], proofs=told["pods"])
+    where = ", ".join(wanted.scope.namespaces) or "all namespaces"
+    problem = problem_of(report, present.waves, f"source, {where}")
+    return Outcome(done, result, [*warnings, *report.warnings], problem)
+
+
+def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
+    present = observe(world.cluster, wanted, world.journal)
+    whole = survey(read(world.cluster, wanted.scope.namespaces), dataclasses.replace(wanted.scope, selector=()))
+    chosen = {one.key for one in present.survey.workloads}
+    back, refused, _over = _inject.returns(whole, present.originals, wanted.undo or ())
+    back = [item for item in back if item.workload.key in chosen]
+    planned = _inject.plan_back(back)
+    warnings = [f"{one.place} is not taken back: {why}" for one, why in refused][:_MOST]
+    if check_mode or not (back or _over):
+        return Outcome(planned, _result(present, world), warnings)
+    orders = Orders(world.cluster, world.journal)
+    progress = Progress(world.journal.directory, world.journal.run)
+    fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, world.journal, world.clock)
+    say = Speaker(progress, world.clock)
+    convoy = Convoy(world.cluster, fleet, world.journal, wanted.scope, present.waves, first=0.0, paused=orders.paused, say=say)
+    keys = {item.workload.key for item in back} | {
+        one.key for one in whole.workloads if one.key in chosen and _inject.journal_key(one) in _over
+    }
+    problem: MigrationError | None = None
+    try:
+        with interruptible() as flag:
+            interrupted = Interrupted(flag, os.environ.get(CONTROLLER_ENV))
+            convoy.bring_back(lambda one: one.key in keys, lambda: interrupted() or orders.stopped())
+    except MigrationError as error:
+        problem = error
+    finally:
+        orders.control.stop()
+        progress.event("end", text="restored" if problem is None else problem.what)
+        progress.close()
+    after = observe(world.cluster, wanted, world.journal)
+    return Outcome(verify(present, after, "back in the source mesh"), _result(after, world), warnings, problem)
+
+
+def _result(present: Present, world: World) -> Object:
+    return {
+        "workloads": rows(present),
+        "listed": [item.as_dict() for item in present.survey.listed],
+        "not_in_a_wave": [one.place for one in present.rest],
+        "without_sidecar": present.survey.without,
+        "share": present.share,
+        "run": world.journal.run,
+        "progress": str(world.journal.directory / "progress.jsonl"),
+    }
+
+
+def _warnings(present: Present) -> list[str]:
+    refused = present.refused
+    if not refused:
+        return []
+    names = "; ".join(f"{one.place}: {one.obstacle}" for one in refused[:_MOST])
+    more = f"; and {len(refused) - _MOST} more, see workloads[].refused" if len(refused) > _MOST else ""
+    return [f"{len(refused)} workloads are not moved: {names}{more}"]
+
+
+def _planned_waves(present: Present) -> list[Object]:
+    return [
+        {
+            "wave": wave.name,
+            "hold": wave.rule.hold,
+            "max_hold": wave.rule.max_hold,
+            "moves": [one.place for one in wave.members if one.state == SOURCE and not one.obstacle],
+            "moved_already": sum(1 for one in wave.members if one.state == TARGET),
+        }
+        for wave in present.waves
+    ]
+
+
+def _done_waves(present: Present, report: Report) -> list[Object]:
+    found = []
+    for step in report.steps:
+        fields = {key: step.get(key) for key in ("started", "ended", "held_s", "move_s", "verdict", "numbers")}
+        found.append({"wave": present.waves[step["step"] - 1].name, "share": step["asked"], **fields})
+    return found

@@ -1,0 +1,227 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""sidecar_inject against a cluster in memory: waves, rollouts, failures, the exact way back, kills, and the number of calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from tests.unit.plugins.module_utils.mesh.inject_world import LABEL, Api, Killed, inject
+
+
+@pytest.fixture
+def api() -> Api:
+    made = Api()
+    for name in ("a", "b", "c"):
+        made.workload(name, template={"istio.io/rev": "default"} if name == "b" else None)
+    made.workload("one", replicas=1)
+    made.workload("data", "StatefulSet", replicas=3)
+    made.workload("node", "DaemonSet", replicas=2)
+    return made
+
+
+ALL = {"a", "b", "c", "one", "data", "node"}
+
+
+def test_all_kinds_move_and_a_second_run_changes_nothing(api: Api, tmp_path: Path) -> None:
+    before = api.templates()
+    planned = inject(api, tmp_path, check=True)
+    assert api.templates() == before and not list(tmp_path.iterdir())
+    done = inject(api, tmp_path)
+    assert done.failed is None, done.failed.message
+    assert api.moved() == ALL
+    assert {change.target for change in done.plan.changes} == {change.target for change in planned.plan.changes}
+    edits = {change.target: (change.before, change.after) for change in planned.plan.changes}
+    assert edits["source/shop/Deployment/b"] == (
+        {"labels": {"istio.io/rev": "default", LABEL: None}},
+        {"labels": {"istio.io/rev": None, LABEL: "true"}},
+    )
+    assert {change.target: (change.before, change.after) for change in done.plan.changes} == edits
+    assert [wave["verdict"] for wave in done.result["waves"]] == ["pass", "pass"]
+    assert min(api.lowest.values()) >= 1
+    patches = sum(number for what, number in api.calls.items() if what.startswith("patch") and "ConfigMap" not in what)
+    again = inject(api, tmp_path)
+    assert not again.plan.changed and again.result["share"] == 100
+    assert patches == sum(n for what, n in api.calls.items() if what.startswith("patch") and "ConfigMap" not in what)
+
+
+def test_the_way_back_is_byte_equal_and_ends_where_it_began(api: Api, tmp_path: Path) -> None:
+    before = api.templates()
+    inject(api, tmp_path, annotations={"note": "中文"})
+    assert api.templates() != before
+    back = inject(api, tmp_path, state="restored")
+    assert back.failed is None and api.templates() == before and api.moved() == set()
+    assert min(api.lowest.values()) >= 1
+    again = inject(api, tmp_path, state="restored")
+    assert not again.plan.changed
+
+
+def test_one_wave_is_taken_back(api: Api, tmp_path: Path) -> None:
+    inject(api, tmp_path, waves=[{"name": "first", "kinds": ["StatefulSet"]}, {"name": "rest"}])
+    back = inject(api, tmp_path, state="restored", undo_waves=["first"])
+    assert back.failed is None and api.moved() == ALL - {"data"}
+
+
+def test_the_way_back_does_not_need_the_disk(api: Api, tmp_path: Path) -> None:
+    before = api.templates()
+    inject(api, tmp_path / "one")
+    assert inject(api, tmp_path / "other", state="restored").failed is None
+    assert api.templates() == before
+
+
+def test_a_value_that_somebody_else_set_since_is_not_overwritten(api: Api, tmp_path: Path) -> None:
+    inject(api, tmp_path)
+    labels = api.items["Deployment", "shop", "b"]["spec"]["template"]["metadata"]["labels"]
+    labels["istio.io/rev"] = "canary"
+    back = inject(api, tmp_path, state="restored")
+    assert labels["istio.io/rev"] == "canary" and labels[LABEL] == "true"
+    assert "b is not taken back" in back.warnings[0] and "canary" in back.warnings[0]
+    assert api.moved() == {"b"}
+
+
+@pytest.mark.parametrize("name", ["b", "data"])
+@pytest.mark.parametrize(("on_fail", "stays"), [("hold", "others"), ("previous", "first"), ("zero", "none")])
+def test_a_workload_that_does_not_start_is_put_back_and_the_wave_ends(
+    api: Api, tmp_path: Path, name: str, on_fail: str, stays: str
+) -> None:
+    before = api.templates()
+    api.broken.add(name)
+    done = inject(api, tmp_path, on_fail=on_fail, waves=[{"number": 1, "names": ["a"]}, 3, "100%"])
+    assert done.failed is not None and done.result["verdict"] == "error"
+    assert f"shop/{'Deployment' if name == 'b' else 'StatefulSet'}/{name}: pod {name}-" in done.failed.message
+    assert "ImagePullBackOff" in done.failed.message
+    assert min(api.lowest.values()) >= 1
+    now = api.templates()
+    assert {key for key in now if key.endswith(f"/{name}")} and all(
+        now[key] == before[key] for key in now if key.endswith(f"/{name}")
+    )
+    assert name not in api.moved()
+    if stays == "none":
+        assert now == before
+    elif stays == "first":
+        # What earlier waves moved stays: b is in the second wave, data in the third.
+        assert api.moved() == ({"a"} if name == "b" else {"a", "b", "c", "one"})
+    else:
+        assert "a" in api.moved() and len(api.moved()) > 1
+    # The cause is mended: the same task ends what it began.
+    api.broken.clear()
+    assert inject(api, tmp_path, on_fail=on_fail, waves=[{"number": 1, "names": ["a"]}, 3, "100%"]).failed is None
+    assert api.moved() == ALL
+
+
+def test_a_patch_that_is_refused_loses_nothing_of_the_others(api: Api, tmp_path: Path) -> None:
+    api.refuse["c"] = MigrationError("The API server answered PATCH with 403", why="no right", details={"status": 403})
+    done = inject(api, tmp_path, waves=["100%"], on_fail="hold")
+    assert done.failed is not None and "shop/Deployment/c" in done.failed.message
+    assert api.moved() == ALL - {"c"}
+    results = {row["name"]: row.get("result") for row in done.result["workloads"]}
+    assert results.pop("c") == "failed" and set(results.values()) == {"done"}
+
+
+def test_a_guard_is_put_back(api: Api, tmp_path: Path) -> None:
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}}
+    api.workload("risky", replicas=1, strategy=rolling)
+    done = inject(api, tmp_path, waves=[{"names": ["risky"]}])
+    assert done.failed is None and api.moved() == {"risky"}
+    assert api.lowest["Deployment", "shop", "risky"] == 1
+    assert api.items["Deployment", "shop", "risky"]["spec"]["strategy"] == rolling
+    assert not inject(api, tmp_path, waves=[{"names": ["risky"]}]).plan.changed
+
+
+def test_a_kill_at_any_call_is_continued_by_the_same_task(tmp_path: Path) -> None:
+    """For every call to the API and every line of the journal: killed there, run again, all there, and back byte-equal."""
+
+    def world() -> Api:
+        made = Api()
+        made.workload("a")
+        made.workload("risky", replicas=1, strategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}})
+        made.workload("data", "StatefulSet")
+        return made
+
+    def killing(api: Api, at: int) -> None:
+        count = [0]
+
+        def step(_what: str = "") -> None:
+            count[0] += 1
+            if count[0] == at:
+                raise Killed
+
+        api.on_call = step
+
+    tried = 0
+    for at in range(1, 400):
+        api = world()
+        before = api.templates()
+        killing(api, at)
+        folder = tmp_path / str(at)
+        try:
+            inject(api, folder)
+            assert tried > 20
+            break
+        except Killed:
+            tried += 1
+        api.on_call = lambda _what: None
+        resumed = inject(api, folder)
+        assert resumed.failed is None, (at, resumed.failed.message)
+        assert api.moved() == {"a", "risky", "data"}, at
+        assert min(api.lowest.values()) >= 1
+        strategy = api.items["Deployment", "shop", "risky"]["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"]
+        assert strategy == 1, at
+        back = inject(api, folder, state="restored")
+        assert back.failed is None and api.templates() == before, at
+    else:
+        pytest.fail("it never came through")
+
+
+def test_a_kill_at_any_line_of_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Journal.write
+    for at in range(1, 200):
+        api = Api()
+        api.workload("a")
+        api.workload("risky", replicas=1, strategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}})
+        before = api.templates()
+        left = [at]
+
+        def write(self: Journal, event: str, left: list[int] = left, **fields: object) -> object:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return real(self, event, **fields)
+
+        folder = tmp_path / str(at)
+        monkeypatch.setattr(Journal, "write", write)
+        try:
+            inject(api, folder)
+            killed = False
+        except Killed:
+            killed = True
+        monkeypatch.setattr(Journal, "write", real)
+        if not killed:
+            assert at > 10
+            break
+        # Half of them are taken back from where they stopped, half go on first.
+        if at % 2:
+            assert inject(api, folder).failed is None and api.moved() == {"a", "risky"}, at
+        assert inject(api, folder, state="restored").failed is None
+        assert api.templates() == before, at
+    else:
+        pytest.fail("it never came through")
+
+
+def test_500_deployments_in_one_call_ask_little(tmp_path: Path) -> None:
+    api = Api()
+    for number in range(500):
+        api.workload(f"w{number:03}", replicas=1)
+    done = inject(api, tmp_path, waves=["100%"], concurrency=100)
+    assert done.failed is None and len(api.moved()) == 500
+    assert api.calls["patch Deployment"] == 500
+    lists = {what: number for what, number in api.calls.items() if what.startswith("list")}
+    # Five batches of 100, each some ticks; two observations; nothing asked for one object alone.
+    assert lists["list Deployment"] <= 40 and lists["list Pod"] <= 20, lists
+    assert sum(lists.values()) <= 90, lists
+    assert api.calls["get Deployment"] == 0 and api.calls["patch ConfigMap"] + api.calls["create ConfigMap"] <= 4
