@@ -54,7 +54,7 @@ class Memory:
         wanted = params.get("labelSelector", "")
         plural = path.rsplit("/", 1)[1]
         found = [one for key, one in self.objects.items() if f"/{plural}/" in key]
-        key, _, value = wanted.partition("=")
+        key, _separator, value = wanted.partition("=")
         items = [one for one in found if not wanted or (one["metadata"].get("labels") or {}).get(key) == value]
         return {"items": copy.deepcopy(items)}
 
@@ -147,7 +147,7 @@ def test_the_object_is_as_the_vendor_shows_it(world: World) -> None:
     assert world.asm.objects[OBJECT]["spec"] == spec
     assert world.status == reached(INIT)
     world.migrations.joined()
-    assert [verb for verb, _ in world.asm.writes].count("POST") == 1
+    assert [verb for verb, _path in world.asm.writes].count("POST") == 1
 
 
 def test_the_whole_way(world: World) -> None:

@@ -190,3 +190,30 @@ def test_the_file_is_written_again_when_only_its_mode_is_wrong(bench: Bench, tmp
     answer = bench.run("asm_cluster", cluster_id=CLUSTER, state="queried", kubeconfig_path=str(path))
     assert answer["changed"] and stat.S_IMODE(path.stat().st_mode) == 0o600
     assert answer["cluster"]["state"] == "absent" and bench.writes == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"asm_endpoint": "127.0.0.1:1"}, ["no answer", "alibaba.asm_endpoint"]),
+        ({"access_key_secret": "wrong"}, ["SignatureDoesNotMatch", "alibaba.access_key_secret"]),
+        ({"access_key_id": "nobody"}, ["InvalidAccessKeyId", "alibaba.access_key_id"]),
+        ({"region": ""}, ["region of the service mesh is not known", "ALIBABA_CLOUD_REGION_ID"]),
+        ({"access_key_secret": None}, ["Half of an access key"]),
+    ],
+)
+def test_a_cloud_that_cannot_be_asked(bench: Bench, changed: dict[str, Any], words: list[str]) -> None:
+    given = {**bench.alibaba, **changed}
+    answer = bench.run(
+        "asm_cluster", cluster_id=CLUSTER, alibaba={key: value for key, value in given.items() if value is not None}
+    )
+    assert answer["failed"] and [word for word in words if word not in answer["msg"]] == []
+    assert "Nothing has been changed" in answer["msg"] and bench.writes == []
+
+
+def test_throttling_is_waited_out(bench: Bench) -> None:
+    rules = [{"target": "servicemesh", "action": "*", "nth": number, "effect": {"status": 429}} for number in (1, 3, 5, 7)]
+    bench.cloud.lab("POST", "/_lab/faults", rules)
+    answer = bench.run("asm_cluster", cluster_id=CLUSTER, ignore_namespace_check=True)
+    assert not answer.get("failed"), answer["msg"]
+    assert answer["cluster"]["state"] == "running"
