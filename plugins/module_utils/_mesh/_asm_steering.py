@@ -106,6 +106,10 @@ def plan(seen: Observed, wanted: Wanted) -> tuple[Plan, list[Refusal]]:
     if now is None:
         why = f"ASM makes the {KIND} named {NAME} when a cluster with Istio is added"
         todo = "add the cluster with asm_cluster and ignore_namespace_check, then run again"
+        fresh = {"desiredState": STATES[0], "retryCounter": 0}
+        after = {**fresh, "desiredState": wanted.state, **({"advancedOptions": {FIELD: True}} if wanted.keep else {})}
+        if after != fresh:
+            made.add("steer", seen.where, fresh, after, "when ASM has made the resource, and the states before are reached")
         return made, [Refusal("The resource that steers the migration does not exist", seen.where, why, todo, order=True)]
     if behind(now, wanted):
         made.notes.append(f"{wanted.state} is reached already: the migration is in {now.state}, {now.desired} was asked for last")

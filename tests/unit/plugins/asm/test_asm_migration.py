@@ -79,6 +79,20 @@ def test_plan(now: Steering, wanted: Wanted, after: Any, refused: str) -> None:
         assert change.reason
 
 
+def test_before_the_cluster_was_added_check_mode_shows_what_comes(bench: Bench, asm: Asm) -> None:
+    bench.target.objects.clear()
+    told = step(bench, SETUP, check=True, keep_istio_system_injection=True)
+    assert not told.get("failed") and "does not exist" in str(told["warnings"])
+    (change,) = told["plan"]
+    assert change["after"] == {
+        "desiredState": SETUP,
+        "retryCounter": 0,
+        "advancedOptions": {"stopIstioSystemInjectionDisabling": True},
+    }
+    assert step(bench, INIT, check=True)["plan"] == []
+    assert step(bench, SETUP)["failed"] is True
+
+
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("desired", STATES)
 @pytest.mark.parametrize("goal", STATES)
