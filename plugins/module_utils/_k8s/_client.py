@@ -353,7 +353,7 @@ class Cluster:
                 where=f"{where} at {self.host}",
                 why=_reason(error),
                 todo="check the address, the network and the proxy",
-                transient=not isinstance(error, urllib3.exceptions.SSLError),
+                transient="certificate" not in _reason(error).lower(),
                 details={"status": 0},
             ) from error
         return self._read(answer.status, answer.data, method, where)

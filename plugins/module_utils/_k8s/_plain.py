@@ -15,6 +15,7 @@ import base64
 import dataclasses
 import os
 import pathlib
+import ssl
 import tempfile
 import typing as t
 import urllib.request
@@ -33,6 +34,17 @@ class Access:
     pool: t.Any
 
 
+class _Shared(ssl.SSLContext):
+    """One context for all threads. urllib3 sets its protocols anew for every connection, and OpenSSL frees the old list while
+    another thread may be copying it: one handshake in some thousands was garbage (alert decode_error)."""
+
+    fixed = False
+
+    def set_alpn_protocols(self, alpn_protocols: t.Iterable[str]) -> None:
+        if not self.fixed:
+            super().set_alpn_protocols(alpn_protocols)
+
+
 def plain_access(options: t.Mapping[str, t.Any], connections: int) -> Access | None:
     """None when it is not that plain, or is wrong: the library knows what to do or say then."""
     path = str(options.get("kubeconfig") or "")
@@ -49,7 +61,6 @@ def plain_access(options: t.Mapping[str, t.Any], connections: int) -> Access | N
 def _access(path: pathlib.Path, context: str | None, connections: int) -> Access | None:
     import urllib3  # pylint: disable=import-outside-toplevel
     import yaml  # pylint: disable=import-outside-toplevel
-    from urllib3.util.ssl_ import create_urllib3_context  # pylint: disable=import-outside-toplevel
 
     config = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     chosen = _named(config["contexts"], context or config["current-context"])["context"]
@@ -62,7 +73,9 @@ def _access(path: pathlib.Path, context: str | None, connections: int) -> Access
     certificate, key = _content(path, user, "client-certificate"), _content(path, user, "client-key")
     if not authority or bool(certificate) != bool(key):
         return None
-    tls = create_urllib3_context()
+    tls = _Shared(ssl.PROTOCOL_TLS_CLIENT)
+    tls.set_alpn_protocols(["http/1.1"])
+    tls.fixed = True
     tls.load_verify_locations(cadata=authority.decode("ascii"))
     if certificate and key:
         with tempfile.TemporaryDirectory() as folder:  # 0700, and gone at once: OpenSSL reads files only
