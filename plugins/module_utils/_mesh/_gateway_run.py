@@ -102,6 +102,7 @@ def verify(source: Cluster, target: Cluster, clb: Clb, made: GatewayPlan, timeou
     state: dict[str, str] = {"missing": "the Deployment does not exist yet"}
     before = t.cast(PairView, seen.view)
     service_name = f"istio-{seen.name}"
+    nudge = _proof.Nudge(source, seen.namespace, service_name)
 
     def check() -> Object | None:
         found = read_gateway(source, seen.namespace, service_name, service_name)
@@ -131,6 +132,7 @@ def verify(source: Cluster, target: Cluster, clb: Clb, made: GatewayPlan, timeou
         lacking = _proof.missing(view, "target")
         if lacking:
             state["missing"] = "; ".join(lacking)
+            nudge.again()
             return None
         changed = _proof.unlike_listeners(before.listeners, view.listeners)
         if changed:
@@ -261,6 +263,7 @@ def verify_absent(source: Cluster, target: Cluster, clb: Clb, made: GatewayPlan,
     """Wait until IstioGateway, Service and Deployment are gone and no backend of it is left; listeners must be what they were."""
     seen, start, state = made.observed, time.monotonic(), {"missing": ""}
     service = f"istio-{seen.name}"
+    nudge = _proof.Nudge(source, seen.namespace, service)
 
     def gone() -> bool | None:
         left = []
@@ -273,6 +276,8 @@ def verify_absent(source: Cluster, target: Cluster, clb: Clb, made: GatewayPlan,
             groups = _proof.left_behind(clb.groups(seen.view.balancer.id), seen.namespace, service)
             left += [f"backends in {group}" for group in groups]
         state["missing"] = f"still there: {', '.join(left)}"
+        if left:
+            nudge.again()
         return None if left else True
 
     wait_until(

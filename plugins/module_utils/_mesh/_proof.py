@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb import Backend, Clb, Group, Health, Listener
@@ -15,10 +16,48 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import EVENT, SERVICE
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._ccm import TOUCHED
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._clb_view import by_port, owned_by, shares
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import PairView
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import PairView, now_text
 
 Object = dict[str, t.Any]
+
+
+# Seconds between two touches of a Service whose effect is waited for.
+_NUDGE = 5.0
+
+
+class Nudge:
+    """Makes the CCM look at a Service again at once, while its work is waited for.
+
+    After a call that failed the CCM pauses by itself for 5, 10, 20 ... 300 s; a changed annotation ends the pause. Harmless, and
+    the mark is this collection's own.
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str, service: str) -> None:
+        self._cluster, self._namespace, self._service = cluster, namespace, service
+        self._last = time.monotonic()
+        self.done = False
+
+    def again(self) -> None:
+        """Touch, when the last touch (or the beginning of the wait) is long enough ago."""
+        if time.monotonic() - self._last < _NUDGE:
+            return
+        self._last = time.monotonic()
+        try:
+            self._mark(f"working {now_text()}")
+        except MigrationError as error:
+            if error.details.get("status") != 404:
+                raise
+        self.done = True
+
+    def unmark(self) -> None:
+        """Take the mark away where nothing of ours may stay."""
+        if self.done:
+            self._mark(None)
+
+    def _mark(self, value: str | None) -> None:
+        self._cluster.patch(SERVICE, self._service, self._namespace, {"metadata": {"annotations": {TOUCHED: value}}})
 
 
 def share(view: PairView, side: str, port: int) -> float:

@@ -148,11 +148,12 @@ def verify_out(session: Session, seen: Observed, timeout: float) -> None:
     if seen.view is None:
         return
     view, namespace, name = seen.view, seen.source.namespace, seen.source.name
-    state = {"missing": ""}
+    state, nudge = {"missing": ""}, _proof.Nudge(session.source, namespace, name)
 
     def gone() -> bool | None:
         if session.source.get(SERVICE, name, namespace) is not None:
             state["missing"] = "the Service is still being deleted"
+            nudge.again()
             return None
         left = _proof.left_behind(session.clb.groups(view.balancer.id), namespace, name)
         state["missing"] = f"its backends are still in {', '.join(left)}"
@@ -272,12 +273,15 @@ def verify_restored(session: Session, made: RetirePlan, timeout: float) -> Objec
     if seen.view is None:
         return {}
     pair, listeners = seen.view.pair, seen.view.listeners
+    nudge = _proof.Nudge(session.source, pair.namespace, pair.source_service)
 
     def check() -> PairView | None:
         view = observe_pair(session.source, session.clb, pair)
         lacking = _proof.missing(view, "source") if view.source else ["the Service is not there"]
         lacking = lacking or _proof.not_serving(view, _proof.health_of(session.clb, view), "source")
         state["missing"] = "; ".join(lacking)
+        if lacking:
+            nudge.again()
         return None if lacking else view
 
     def explain() -> str:

@@ -28,6 +28,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._ccm i
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._clb_view import by_port
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import PairView, now_text, observe_pair
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._proof import Nudge
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._reuse import (
     FREEZE,
     PROTECT,
@@ -264,6 +265,7 @@ class Runner:
         back = any(step.kind == RESTORE for step in steps)
         first = self._view
         fresh = {"view": first}
+        nudge = Nudge(self._source, pair.namespace, pair.source_service)
 
         def wanted(view: PairView) -> int | None:
             return None if back else view.weight("source")
@@ -272,9 +274,11 @@ class Runner:
             view = fresh["view"] = observe_pair(self._source, self._clb, pair)
             if not frozen:
                 return True
-            if not back and TAG_REUSED not in view.balancer.tags and len(view.balancer.tags) < 10:
-                return None
-            return True if view.shows("source", wanted(view)) else None
+            tagged = back or TAG_REUSED in view.balancer.tags or len(view.balancer.tags) >= 10
+            if tagged and view.shows("source", wanted(view)):
+                return True
+            nudge.again()
+            return None
 
         wait_until(
             settled,
@@ -286,6 +290,8 @@ class Runner:
             max_interval=0.5,
             explain=lambda: last_failure(self._events()) or "; ".join(fresh["view"].differences("source", wanted(fresh["view"]))),
         )
+        if back:
+            nudge.unmark()
         self._view = fresh["view"]
         self._unchanged(first, self._view)
 
