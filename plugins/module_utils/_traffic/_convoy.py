@@ -124,7 +124,7 @@ class Convoy:
         restore_failed: bool = True,
         paused: t.Callable[[], bool] = lambda: False,
         say: t.Callable[[str], None] = lambda _text: None,
-        around: t.Callable[[str, Wave[Workload]], None] = lambda _when, _wave: None,
+        rehearse: t.Callable[[t.Sequence[Workload]], None] = lambda _members: None,
     ) -> None:
         self._cluster = cluster
         self._fleet = fleet
@@ -136,7 +136,7 @@ class Convoy:
         self._restore_failed = restore_failed
         self._paused = paused
         self._say = say
-        self._around = around
+        self._rehearse = rehearse
         self._flights: dict[int, list[Flight]] = {}
         self.done: list[str] = []
 
@@ -165,7 +165,6 @@ class Convoy:
         number = next(index for index, after in enumerate(self._shares, 1) if after >= share - 1e-9)
         wave = self._waves[number - 1]
         if number not in self._flights:
-            self._around("before", wave)
             self._flights[number] = self._prepare(self._waves[:number])
         flights = self._flights[number]
         failed = [one for one in flights if one.state == FAILED]
@@ -177,7 +176,6 @@ class Convoy:
             raise self._trouble(wave, flights, failed)
         if all(one.state == DONE for one in flights):
             self._note_done(flights)
-            self._around("after", wave)
             self._journal.sync()
             return
         waiting = [one for one in flights if one.state in (QUEUED, ROLLING)]
@@ -206,6 +204,7 @@ class Convoy:
                 before, after = _inject.shown(one, original)
                 change = Change("relabel", _inject.target_name(one), before, after, f"wave {wave.name}")
                 found.append(Flight(one, original, _inject.forward(one, original), True, change))
+        self._rehearse([one.workload for one in found if one.patch is not None])
         self._journal.keep_originals(fresh)
         return found
 

@@ -16,21 +16,19 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._interrupt import interruptible
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import parse_selector
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rehearsal, _sidecar_proof
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet import Fleet, Pace
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import read_proxies
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import Rule, Wave, read_waves, split
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import live, read_proxies, ready, sidecar_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import Rule, read_waves, split
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import (
-    SOURCE,
-    TARGET,
     Scope,
-    Survey,
     Wish,
     Workload,
     read,
@@ -49,14 +47,21 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._convoy import (
     Convoy,
-    differences,
-    eligible,
     originals_of,
     todo_of,
     unjudged_of,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import PASS, Gate, Panel
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate, Panel
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_report import (
+    Present,
+    done_waves,
+    planned_waves,
+    problem_of,
+    result_of,
+    verify,
+    warnings_of,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import Progress
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import Interrupted
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
@@ -146,48 +151,29 @@ def _texts(given: t.Mapping[str, t.Any], name: str) -> dict[str, str | None]:
 # -- observe -----------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class Present:
-    """The cluster now, in the waves that were asked for."""
-
-    survey: Survey
-    waves: list[Wave[Workload]]
-    rest: list[Workload]
-    originals: dict[str, _inject.Original]
-
-    @property
-    def share(self) -> float:
-        """Percentage of all workloads in the waves that is in the target."""
-        members = [one for wave in self.waves for one in wave.members if eligible(one)]
-        return 100.0 * sum(1 for one in members if one.state == TARGET) / len(members) if members else 0.0
-
-    @property
-    def refused(self) -> list[Workload]:
-        return [one for wave in self.waves for one in wave.members if not eligible(one)]
-
-
 def observe(cluster: Cluster, wanted: Wanted, journal: Journal) -> Present:
-    found = survey(read(cluster, wanted.scope.namespaces), wanted.scope)
+    seen = read(cluster, wanted.scope.namespaces)
+    found = survey(seen, wanted.scope)
     waves, rest = split(found.workloads, wanted.rules)
-    return Present(found, waves, rest, originals_of(journal))
+    places = {one.namespace for wave in waves for one in wave.members}
+    proxied = (pod for pod in seen["Pod"] if live(pod) and ready(pod) and sidecar_of(pod) is not None)
+    example = next((pod for pod in proxied if pod["metadata"]["namespace"] in places), None)
+    return Present(found, waves, rest, originals_of(journal), example)
 
 
-def rows(present: Present) -> list[Object]:
-    """Every workload with its wave and state, as the result shows it."""
-    wave_of = {one.key: wave.name for wave in present.waves for one in wave.members}
-    return [
-        {
-            "kind": one.kind,
-            "namespace": one.namespace,
-            "name": one.name,
-            "wave": wave_of.get(one.key),
-            "state": one.state,
-            "pods": one.pods,
-            "native_sidecar": one.native,
-            "refused": one.obstacle,
-        }
-        for one in present.survey.workloads
-    ]
+def can_ask(cluster: Cluster, present: Present, pace: Pace) -> None:
+    """Before anything is moved: a proof that cannot be had would send back what is good. Raises MigrationError."""
+    if not pace.ask or present.example is None:
+        return
+    try:
+        retry(lambda: _sidecar_proof.ask(cluster, t.cast(Object, present.example), pace.request_timeout, ("/certs",)), attempts=3)
+    except MigrationError as error:
+        raise MigrationError(
+            "The proxies cannot be asked, so nothing is moved",
+            where=error.where,
+            why=error.why,
+            todo=f"{error.todo}; or set proof: pods, and believe what the pods say of themselves",
+        ) from error
 
 
 # -- apply -------------------------------------------------------------------------------------------------------
@@ -245,6 +231,11 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
     orders = Orders(world.cluster, journal)
     progress = Progress(journal.directory, journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, journal, world.clock)
+    unasked: list[str] = []
+
+    def rehearse(members: t.Sequence[Workload]) -> None:
+        unasked.extend(_rehearsal.rehearse(world.cluster, members, wanted.scope.wish, wanted.scope.proxies))
+
     convoy = Convoy(
         world.cluster,
         fleet,
@@ -255,6 +246,7 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
         restore_failed=wanted.restore_failed,
         paused=orders.paused,
         say=Speaker(progress, world.clock),
+        rehearse=rehearse,
     )
 
     def note(what: str, **fields: t.Any) -> None:
@@ -279,73 +271,10 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
         orders.control.stop()
         progress.close()
     report.done = list(convoy.done)
+    report.warnings += sorted(set(unasked))
     if progress.problem:
         report.warnings.append(progress.problem)
     return report, convoy
-
-
-# -- verify ------------------------------------------------------------------------------------------------------
-
-
-def verify(before: Present, after: Present, reason: str) -> Plan:
-    """What is really different now."""
-    found = Plan()
-    for old, new in differences(before.survey, after.survey):
-        first: Object = {}
-        second: Object = {}
-        for part, one, two in (
-            ("labels", old.template_labels, new.template_labels),
-            ("annotations", old.template_annotations, new.template_annotations),
-        ):
-            for key in sorted({*one, *two}):
-                if one.get(key) != two.get(key):
-                    first.setdefault(part, {})[key], second.setdefault(part, {})[key] = one.get(key), two.get(key)
-        if old.manners.raw != new.manners.raw:
-            first["maxUnavailable"], second["maxUnavailable"] = old.manners.raw, new.manners.raw
-        found.add("relabel", _inject.target_name(new), first, second, reason)
-    return found
-
-
-_TODO = {
-    "fail": "look at what the gate says of the moved workloads, then run again; it goes on with what is left",
-    "inconclusive": "look why the gate could not judge (too few requests, an address that is not reached), or raise max_hold",
-    "aborted": "to go on, remove the order (or write resume in its place) and run again",
-    "interrupted": "run again; it goes on with what is left",
-    "error": "mend the cause, then run again; it goes on with what is left",
-}
-
-
-def problem_of(report: Report, waves: t.Sequence[Wave[Workload]], where: str) -> MigrationError | None:
-    """The report as the error that fails the task; None when all passed."""
-    if report.verdict == PASS:
-        return None
-    step = report.steps[-1] if report.steps else None
-    back = report.rolled_back
-    what = f"The move was stopped in wave {waves[step['step'] - 1].name}" if step else "The move was not begun"
-    if report.soak is not None:
-        what = "The soak after the last wave was not passed"
-    if back and back["ok"]:
-        what += f"; {_gone(back['to'])} back in the source mesh"
-    elif back:
-        what += f"; going back FAILED ({back['error']}), so look at the workloads now"
-    elif report.done:
-        what += "; what has moved stays"
-    return MigrationError(
-        what,
-        where=where,
-        why=f"{report.verdict}: {report.reason}",
-        todo=_TODO[report.verdict],
-        done=_short(report.done),
-        details={"verdict": report.verdict, "rolled_back": back},
-    )
-
-
-def _gone(share: float) -> str:
-    return "everything is" if share == 0 else "the workloads of this wave are"
-
-
-def _short(lines: t.Sequence[str], most: int = 20) -> list[str]:
-    return [*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])]
 
 
 # -- the module --------------------------------------------------------------------------------------------------
@@ -379,10 +308,12 @@ def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     present = observe(world.cluster, wanted, world.journal)
     todo = todo_of(present.waves, present.originals, unjudged_of(world.journal))
     planned = _inject.plan(present.waves, wanted.scope.wish, present.originals)
-    result = _result(present, world)
-    warnings = _warnings(present)
+    result = result_of(present, world.journal)
+    warnings = warnings_of(present)
     if check_mode:
-        return Outcome(planned, {**result, "waves": _planned_waves(present)}, warnings)
+        return Outcome(planned, {**result, "waves": planned_waves(present)}, warnings)
+    if todo:
+        can_ask(world.cluster, present, wanted.pace)
     report, convoy = apply(wanted, world, present, todo)
     after, done = present, Plan()
     if convoy.done or any(one.wrote for _wave, one in convoy.flights()):
@@ -390,7 +321,7 @@ def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
         done = verify(present, after, report.reason)
     fields = {key: value for key, value in dataclasses.asdict(report).items() if key not in ("warnings", "done", "steps")}
     proofs = {one.workload.key: one.as_dict() for _wave, one in convoy.flights()}
-    result = {**_result(after, world), **fields, "share": after.share, "waves": _done_waves(present, report)}
+    result = {**result_of(after, world.journal), **fields, "share": after.share, "waves": done_waves(present, report)}
     for row in result["workloads"]:
         told = proofs.get((row["kind"], row["namespace"], row["name"]))
         if told:
@@ -409,7 +340,7 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     planned = _inject.plan_back(back)
     warnings = [f"{one.place} is not taken back: {why}" for one, why in refused][:_MOST]
     if check_mode or not (back or _over):
-        return Outcome(planned, _result(present, world), warnings)
+        return Outcome(planned, result_of(present, world.journal), warnings)
     orders = Orders(world.cluster, world.journal)
     progress = Progress(world.journal.directory, world.journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, world.journal, world.clock)
@@ -430,46 +361,4 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
         progress.event("end", text="restored" if problem is None else problem.what)
         progress.close()
     after = observe(world.cluster, wanted, world.journal)
-    return Outcome(verify(present, after, "back in the source mesh"), _result(after, world), warnings, problem)
-
-
-def _result(present: Present, world: World) -> Object:
-    return {
-        "workloads": rows(present),
-        "listed": [item.as_dict() for item in present.survey.listed],
-        "not_in_a_wave": [one.place for one in present.rest],
-        "without_sidecar": present.survey.without,
-        "share": present.share,
-        "run": world.journal.run,
-        "progress": str(world.journal.directory / "progress.jsonl"),
-    }
-
-
-def _warnings(present: Present) -> list[str]:
-    refused = present.refused
-    if not refused:
-        return []
-    names = "; ".join(f"{one.place}: {one.obstacle}" for one in refused[:_MOST])
-    more = f"; and {len(refused) - _MOST} more, see workloads[].refused" if len(refused) > _MOST else ""
-    return [f"{len(refused)} workloads are not moved: {names}{more}"]
-
-
-def _planned_waves(present: Present) -> list[Object]:
-    return [
-        {
-            "wave": wave.name,
-            "hold": wave.rule.hold,
-            "max_hold": wave.rule.max_hold,
-            "moves": [one.place for one in wave.members if one.state == SOURCE and not one.obstacle],
-            "moved_already": sum(1 for one in wave.members if one.state == TARGET),
-        }
-        for wave in present.waves
-    ]
-
-
-def _done_waves(present: Present, report: Report) -> list[Object]:
-    found = []
-    for step in report.steps:
-        fields = {key: step.get(key) for key in ("started", "ended", "held_s", "move_s", "verdict", "numbers")}
-        found.append({"wave": present.waves[step["step"] - 1].name, "share": step["asked"], **fields})
-    return found
+    return Outcome(verify(present, after, "back in the source mesh"), result_of(after, world.journal), warnings, problem)

@@ -70,7 +70,7 @@ class Api:
         self.broken: set[str] = set()
         self.refuse: dict[str, MigrationError] = {}
         self.on_call: t.Callable[[str], None] = lambda _what: None
-        self.flying = 0
+        self.injects = True
         self._numbers = 0
         self.namespace("shop")
 
@@ -261,8 +261,11 @@ class Api:
         self._called(f"get {kind.kind}")
         return copy.deepcopy(self.items.get((kind.kind, namespace, name)))
 
-    def create(self, kind: Kind, body: Object, **_more: t.Any) -> Object:
-        self._called(f"create {kind.kind}")
+    def create(self, kind: Kind, body: Object, *, dry_run: bool = False, **_more: t.Any) -> Object:
+        self._called(f"{'rehearse' if dry_run else 'create'} {kind.kind}")
+        if dry_run:
+            new = body["metadata"]["labels"].get(LABEL) == "true" and self.injects
+            return {**copy.deepcopy(body), "spec": {"containers": [proxy(new)]}}
         return self.add(copy.deepcopy(body))
 
     def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "") -> None:

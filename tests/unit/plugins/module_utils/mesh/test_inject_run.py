@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _inject_run
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, PASS, Verdict
 from tests.unit.plugins.module_utils.mesh.inject_world import LABEL, Api, Killed, inject
 
 
@@ -221,7 +224,111 @@ def test_500_deployments_in_one_call_ask_little(tmp_path: Path) -> None:
     assert done.failed is None and len(api.moved()) == 500
     assert api.calls["patch Deployment"] == 500
     lists = {what: number for what, number in api.calls.items() if what.startswith("list")}
-    # Five batches of 100, each some ticks; two observations; nothing asked for one object alone.
+    # Five batches of 100, each some ticks; two observations; nothing asked for one object alone, but for one rehearsal.
     assert lists["list Deployment"] <= 40 and lists["list Pod"] <= 20, lists
     assert sum(lists.values()) <= 90, lists
-    assert api.calls["get Deployment"] == 0 and api.calls["patch ConfigMap"] + api.calls["create ConfigMap"] <= 4
+    assert api.calls["get Deployment"] == api.calls["rehearse Pod"] == 1
+    assert api.calls["patch ConfigMap"] + api.calls["create ConfigMap"] <= 4
+
+
+def test_a_wrong_label_restarts_nothing(api: Api, tmp_path: Path) -> None:
+    api.injects = False
+    before = api.templates()
+    done = inject(api, tmp_path)
+    assert done.failed is not None and "would not get a sidecar of the target" in done.failed.message
+    assert api.templates() == before and api.calls["patch Deployment"] == 0
+    assert api.calls["rehearse Pod"] == 1
+
+
+class Judge:
+    """A gate by a function of the cluster."""
+
+    name = "shop"
+
+    def __init__(self, state: Callable[[], str]) -> None:
+        self._state = state
+
+    def start(self) -> None:
+        pass
+
+    def verdict(self) -> Verdict:
+        return Verdict(self._state(), "so it is")
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("on_fail", "left"), [("hold", {"a", "b"}), ("previous", {"a"}), ("zero", set())])
+def test_a_gate_that_fails_in_a_hold_takes_the_wave_back(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_fail: str, left: set[str]
+) -> None:
+    before = api.templates()
+    gate = Judge(lambda: FAIL if "b" in api.moved() else PASS)
+    monkeypatch.setattr(_inject_run, "build_gates", lambda _given, _allow: [gate])
+    done = inject(api, tmp_path, waves=[1, 1, "100%"], on_fail=on_fail)
+    assert done.failed is not None and done.result["verdict"] == "fail"
+    assert api.moved() == left and min(api.lowest.values()) >= 1
+    assert {key.rsplit("/", 1)[1] for key, text in api.templates().items() if text != before[key]} == left
+
+
+def test_gates_that_fail_before_the_first_wave_let_nothing_move(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_inject_run, "build_gates", lambda _given, _allow: [Judge(lambda: FAIL)])
+    before = api.templates()
+    done = inject(api, tmp_path)
+    assert done.failed is not None and "before the first step" in done.failed.message
+    assert api.templates() == before and not done.plan.changed
+
+
+def test_abort_stays_and_rollback_takes_everything_back(api: Api, tmp_path: Path) -> None:
+    before = api.templates()
+    order = tmp_path / "shop" / "control"
+
+    def at_patch(what: str) -> None:
+        if what == "patch Deployment" and api.calls[what] == 2:
+            order.write_text("abort")
+
+    api.on_call = at_patch
+    done = inject(api, tmp_path, waves=[1, 1, "100%"])
+    assert done.result["verdict"] == "aborted" and done.failed is not None
+    assert "a" in api.moved() and "c" not in api.moved()
+    order.write_text("rollback")
+    done = inject(api, tmp_path, waves=[1, 1, "100%"])
+    assert done.result["verdict"] == "aborted" and api.templates() == before
+    order.unlink()
+    assert inject(api, tmp_path).failed is None and api.moved() == ALL
+
+
+def test_what_cannot_be_moved_is_refused_and_the_others_move(api: Api, tmp_path: Path) -> None:
+    api.workload("only", "StatefulSet", replicas=1)
+    api.workload("all-at-once", strategy={"type": "Recreate"})
+    api.workload("chosen", template={"istio.io/rev": "x"})
+    service = {"kind": "Service", "metadata": {"name": "svc", "namespace": "shop"}, "spec": {"selector": {"istio.io/rev": "x"}}}
+    api.add(service)
+    api.budget("no", "data", 0)
+    done = inject(api, tmp_path)
+    assert done.failed is None and api.moved() == ALL - {"data"}
+    refused = {row["name"]: row["refused"] for row in done.result["workloads"] if row["refused"]}
+    assert set(refused) == {"only", "all-at-once", "chosen", "data"}
+    assert "last ready pod" in refused["only"] and "Recreate" in refused["all-at-once"]
+    assert "Service svc chooses its pods by the label istio.io/rev" in refused["chosen"] and "budget lets 0" in refused["data"]
+    assert done.result["share"] == 100 and "4 workloads are not moved" in done.warnings[0]
+
+
+def test_a_budget_is_shared_by_those_that_roll(tmp_path: Path) -> None:
+    """Three StatefulSets under one budget that lets one pod go: never two of them at once."""
+    api = Api()
+    for name in ("x", "y", "z"):
+        api.workload(name, "StatefulSet", replicas=2, template={"tier": "data"})
+    budget = api.budget("data", "x", 1)
+    budget["spec"]["selector"] = {"matchLabels": {"tier": "data"}}
+    worst = [0]
+
+    def watch(_what: str) -> None:
+        mixed = [item for item in api.items.values() if item["kind"] == "StatefulSet" and item["status"]["updatedReplicas"] < 2]
+        worst[0] = max(worst[0], len(mixed))
+
+    api.on_call = watch
+    assert inject(api, tmp_path, waves=["100%"]).failed is None
+    assert api.moved() == {"x", "y", "z"} and worst[0] == 1
