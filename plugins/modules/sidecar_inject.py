@@ -187,6 +187,21 @@ options:
       - Seconds after the end of a rollout in which its pods must be proven.
     type: float
     default: 60
+  trust:
+    description:
+      - Whether old and new sidecars are seen to trust each other while a wave is held. Their own counters say which requests of
+        the real traffic went from one side to the other and were answered; where servers take nothing but mutual TLS, a success is
+        its proof. Gateways are not looked at.
+      - V(report) puts the matrix into RV(waves[].numbers). V(require) makes it a gate, so that a direction without traffic, or
+        whose servers take plain text too, is undecided, and a client that only gets errors from the other side is a failure.
+    type: str
+    choices: [none, report, require]
+    default: none
+  trust_sample:
+    description:
+      - So many pods of each side are read as clients.
+    type: int
+    default: 10
   wait_timeout:
     description:
       - Seconds that a rollout may go on without any progress, on top of its own C(minReadySeconds). Then it has failed. How long
@@ -238,11 +253,60 @@ share:
   type: float
 waves:
   description:
-    - The waves that were begun, each with C(wave), C(share), C(verdict), C(numbers) and times; in check mode all that would be,
-      with C(moves).
+    - The waves that were begun; in check mode all that would be.
   returned: with O(state=moved)
   type: list
   elements: dict
+  contains:
+    wave:
+      description: Its name.
+      type: str
+      returned: always
+    moves:
+      description: The workloads that it would move.
+      type: list
+      elements: str
+      returned: in check mode
+    moved_already:
+      description: So many of its workloads are in the target already.
+      type: int
+      returned: in check mode
+    hold:
+      description: Seconds that it would be held.
+      type: float
+      returned: in check mode
+    max_hold:
+      description: Seconds that it would be held at most.
+      type: float
+      returned: in check mode
+    share:
+      description: The part of all workloads, in percent, that is in the target when it has moved.
+      type: float
+      returned: when not in check mode
+    started:
+      description: When it began, ISO 8601 UTC.
+      type: str
+      returned: when not in check mode
+    ended:
+      description: When it was judged, ISO 8601 UTC.
+      type: str
+      returned: when not in check mode
+    move_s:
+      description: Seconds until all its workloads were proven.
+      type: float
+      returned: when not in check mode
+    held_s:
+      description: Seconds that it was held, without pauses.
+      type: float
+      returned: when not in check mode
+    verdict:
+      description: What the gates, or what ended the wave, said.
+      type: str
+      returned: when not in check mode
+    numbers:
+      description: For each gate its state, reason and numbers at that time.
+      type: dict
+      returned: when not in check mode
 workloads:
   description: Every workload with a sidecar that can follow its template.
   returned: success or after a wave
@@ -387,6 +451,8 @@ def main() -> None:
             "proof": {"type": "str", "choices": ["proxies", "pods"], "default": "proxies"},
             "proof_sample": {"type": "int", "default": 0},
             "proof_timeout": {"type": "float", "default": 60},
+            "trust": {"type": "str", "choices": ["none", "report", "require"], "default": "none"},
+            "trust_sample": {"type": "int", "default": 10},
         },
         supports_check_mode=True,
     )

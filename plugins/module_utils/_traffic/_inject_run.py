@@ -19,10 +19,10 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP, POD
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import parse_selector
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rehearsal, _sidecar_proof
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rehearsal, _sidecar_proof, _trust
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet import Fleet, Pace
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import live, read_proxies, ready, sidecar_of
@@ -66,6 +66,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._pr
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import Interrupted
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import Todo
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._trust_gate import TrustGate
 
 Object = dict[str, t.Any]
 NAMESPACE = "istio-system"
@@ -88,6 +89,8 @@ class Wanted:
     pace: Pace
     restore_failed: bool
     undo: tuple[str, ...] | None
+    trust: str = "none"
+    trust_sample: int = 10
 
 
 def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
@@ -133,7 +136,17 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
         parse_selector(params["label_selector"]),
     )
     gates = [] if back else build_gates(params["gates"], params["allow_without_gates"])
-    return Wanted(scope, rules, gates, manners, pace, params["restore_failed"], tuple(params["undo_waves"]) if back else None)
+    return Wanted(
+        scope,
+        rules,
+        gates,
+        manners,
+        pace,
+        params["restore_failed"],
+        tuple(params["undo_waves"]) if back else None,
+        params["trust"],
+        params["trust_sample"],
+    )
 
 
 def _texts(given: t.Mapping[str, t.Any], name: str) -> dict[str, str | None]:
@@ -201,6 +214,32 @@ class Orders:
         return f"{order.word} was ordered by {order.origin}" if order.word == ABORT else ""
 
 
+class Sidecars:
+    """Where the trust gate reads."""
+
+    def __init__(self, wanted: Wanted, cluster: Cluster) -> None:
+        self._namespaces = wanted.scope.namespaces
+        self._timeout = wanted.pace.request_timeout
+        self._cluster = cluster
+
+    def pods(self) -> list[Object]:
+        places = self._namespaces if 0 < len(self._namespaces) <= 3 else ("",)
+        return [pod for place in places for pod in self._cluster.list_all(POD, place)]
+
+    def clients(self, pods: t.Sequence[Object]) -> _trust.Reading:
+        return _trust.read_clients(self._cluster, pods, self._timeout)
+
+    def servers(self, pods: t.Sequence[Object]) -> dict[str, bool | None]:
+        return _trust.read_servers(self._cluster, pods, self._timeout)
+
+
+def _trust_gates(wanted: Wanted, world: World) -> list[Gate]:
+    if wanted.trust == "none":
+        return []
+    asked = Sidecars(wanted, world.cluster)
+    return [TrustGate(asked, wanted.scope.proxies, wanted.trust_sample, require=wanted.trust == "require")]
+
+
 class Speaker:
     """Progress lines of rollouts, not more often than they can be read."""
 
@@ -258,7 +297,7 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
         with interruptible() as flag:
             stairs = Staircase(
                 convoy,
-                Panel(wanted.gates),
+                Panel([*wanted.gates, *_trust_gates(wanted, world)]),
                 orders.control,
                 progress,
                 wanted.manners,

@@ -43,6 +43,8 @@ OPTIONS: Object = {
     "proof": "pods",
     "proof_sample": 0,
     "proof_timeout": 10.0,
+    "trust": "none",
+    "trust_sample": 10,
     "wait_timeout": 60.0,
     "gates": [],
     "allow_without_gates": True,

@@ -1,0 +1,104 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""Trust between the meshes as a gate: what old and new sidecars send to each other while a wave is held."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _trust
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._trust import Cell, Reading
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import Poller
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, INCONCLUSIVE, PASS, Verdict
+
+Object = dict[str, t.Any]
+INTERVAL = 2.0
+
+
+class Asked(t.Protocol):
+    """Where the pods and their counters come from."""
+
+    def pods(self) -> list[Object]: ...
+
+    def clients(self, pods: t.Sequence[Object]) -> Reading: ...
+
+    def servers(self, pods: t.Sequence[Object]) -> dict[str, bool | None]: ...
+
+
+@dataclasses.dataclass
+class _Seen:
+    known: dict[str, tuple[str, Object]] = dataclasses.field(default_factory=dict)
+    sample: list[Object] = dataclasses.field(default_factory=list)
+    strict: dict[str, bool | None] = dataclasses.field(default_factory=dict)
+    before: Reading = dataclasses.field(default_factory=dict)
+
+
+class TrustGate:
+    """A Gate. :arg require: False only tells, and always passes. :arg most: so many pods of each side are read."""
+
+    name = "trust both ways"
+
+    def __init__(self, asked: Asked, proxies: Proxies, most: int, *, require: bool, interval: float = INTERVAL) -> None:
+        self._asked = asked
+        self._proxies = proxies
+        self._most = most
+        self._require = require
+        self._interval = interval
+        self._poller: Poller[list[Cell]] | None = None
+
+    def start(self) -> None:
+        self.stop()
+        seen: list[_Seen] = []
+
+        def look() -> list[Cell]:
+            if not seen:
+                seen.append(self._first())
+            return self._next(seen[0])
+
+        self._poller = Poller(look, self._interval)
+
+    def stop(self) -> None:
+        if self._poller is not None:
+            self._poller.stop()
+
+    def verdict(self) -> Verdict:
+        cells = self._poller.latest() if self._poller is not None else None
+        problem = self._poller.problem() if self._poller is not None else ""
+        if cells is None:
+            found = Verdict(INCONCLUSIVE, problem or "the proxies are being read")
+        else:
+            found = judge(cells)
+        if self._require:
+            return found
+        return Verdict(PASS, f"only told ({found.state}): {found.reason}", found.numbers)
+
+    def _first(self) -> _Seen:
+        known = _trust.sides(self._asked.pods(), self._proxies)
+        sample = _trust.sample(known, self._most)
+        if len({side for side, _pod in known.values()}) < 2:
+            return _Seen(known)
+        # Servers are those that the sampled clients can meet, which may be any: all that are known are asked once.
+        return _Seen(known, sample, self._asked.servers([pod for _side, pod in known.values()]), self._asked.clients(sample))
+
+    def _next(self, seen: _Seen) -> list[Cell]:
+        if not seen.sample:
+            return []
+        return _trust.matrix(seen.known, seen.before, self._asked.clients(seen.sample), seen.strict)
+
+
+def judge(cells: t.Sequence[Cell]) -> Verdict:
+    """The matrix as a verdict. No cells: there is only one side. Pure."""
+    numbers = {"matrix": [cell.as_dict() for cell in cells]}
+    if not cells:
+        return Verdict(PASS, "all pods are on one side", numbers)
+    for state, verdict in ((_trust.FAILED, FAIL), (_trust.UNPROVEN, INCONCLUSIVE)):
+        bad = [f"{cell.client} to {cell.server}: {cell.reason}" for cell in cells if cell.state == state]
+        if bad:
+            return Verdict(verdict, "; ".join(bad), numbers)
+    told = ", ".join(f"{cell.requests} requests {cell.client} to {cell.server}" for cell in cells)
+    return Verdict(PASS, told, numbers)
