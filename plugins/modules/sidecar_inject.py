@@ -190,10 +190,10 @@ options:
   trust:
     description:
       - Whether old and new sidecars are seen to trust each other while a wave is held. Their own counters say which requests of
-        the real traffic went from one side to the other and were answered; where servers take nothing but mutual TLS, a success is
-        its proof. Gateways are not looked at.
+        the real traffic went from one side to the other and were answered; where servers take nothing but mutual TLS, a success
+        is its proof. Gateways are not looked at.
       - V(report) puts the matrix into RV(waves[].numbers). V(require) makes it a gate, so that a direction without traffic, or
-        whose servers take plain text too, is undecided, and a client that only gets errors from the other side is a failure.
+        whose servers take plain text too, is undecided; a client that only gets errors from the other side is a failure.
     type: str
     choices: [none, report, require]
     default: none

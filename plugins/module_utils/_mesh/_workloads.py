@@ -116,12 +116,13 @@ class Survey:
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """:arg namespaces: empty for all of them."""
+    """:arg namespaces: empty for all of them. :arg proven: places of workloads that were seen to have come to the target."""
 
     wish: Wish
     proxies: Proxies
     namespaces: tuple[str, ...] = ()
     selector: Selector = ()
+    proven: t.Collection[str] = ()
 
 
 Inventory = dict[str, list[Object]]
@@ -280,7 +281,7 @@ class _Survey:
             self._list(item["kind"], meta["namespace"], meta["name"], "a gateway: its own modules move it")
             return
         owner = controller_of(item)
-        state = self._state(template, pods)
+        state = self._state(item, pods)
         if owner and state != TARGET:
             reason = f"made by {owner.get('kind')} {owner.get('name')}, which would take the label away: set it there"
             self._list(item["kind"], meta["namespace"], meta["name"], reason)
@@ -291,7 +292,11 @@ class _Survey:
         meta = template.get("metadata") or {}
         return self._scope.wish.fulfilled(meta.get("labels") or {}, meta.get("annotations") or {})
 
-    def _state(self, template: Object, pods: t.Sequence[Object]) -> str:
+    def _state(self, item: Object, pods: t.Sequence[Object]) -> str:
+        template, place = item["spec"]["template"], f"{item['metadata']['namespace']}/{item['kind']}/{item['metadata']['name']}"
+        # A run that was killed when the last old pod had gone: the new ones are still to come.
+        if self._edited(template) and pods and place not in self._scope.proven and not _rollouts.judge(item).done:
+            return MOVING
         if pods and all(not self._scope.proxies.differs(sidecar_of(pod)) for pod in pods):
             return TARGET
         if not self._edited(template):

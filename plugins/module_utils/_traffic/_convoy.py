@@ -109,6 +109,16 @@ def unjudged_of(journal: Journal) -> set[int]:
     return found
 
 
+def proven_of(journal: Journal) -> set[str]:
+    """Places of workloads that an earlier run saw arrive, by this machine's journal. Unwell since is another matter."""
+    found: set[str] = set()
+    for entry in journal.entries():
+        if entry.get("event") == "workload":
+            place = str(entry.get("target", "")).partition("/")[2]
+            (found.add if entry.get("forth") and entry.get("state") == DONE else found.discard)(place)
+    return found
+
+
 class Convoy:
     """A Shifter. ``paused()``: nothing new is started while it is true. ``say(text)``: progress for people."""
 
@@ -237,10 +247,10 @@ class Convoy:
 
     def _restore(self, keys: t.Collection[tuple[str, str, str]]) -> str:
         try:
-            self.bring_back(lambda one: one.key in keys)
+            back = self.bring_back(lambda one: one.key in keys)
         except MigrationError as error:
             return f", and putting the old sidecar back FAILED ({error.why})"
-        return ", and have their old sidecar back"
+        return f"; {len(back)} have their old sidecar back"
 
     # -- back ----------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._convoy import (
     Convoy,
     originals_of,
+    proven_of,
     todo_of,
     unjudged_of,
 )
@@ -166,7 +167,7 @@ def _texts(given: t.Mapping[str, t.Any], name: str) -> dict[str, str | None]:
 
 def observe(cluster: Cluster, wanted: Wanted, journal: Journal) -> Present:
     seen = read(cluster, wanted.scope.namespaces)
-    found = survey(seen, wanted.scope)
+    found = survey(seen, dataclasses.replace(wanted.scope, proven=proven_of(journal)))
     waves, rest = split(found.workloads, wanted.rules)
     places = {one.namespace for wave in waves for one in wave.members}
     proxied = (pod for pod in seen["Pod"] if live(pod) and ready(pod) and sidecar_of(pod) is not None)

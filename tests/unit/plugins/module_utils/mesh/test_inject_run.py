@@ -332,3 +332,27 @@ def test_a_budget_is_shared_by_those_that_roll(tmp_path: Path) -> None:
     api.on_call = watch
     assert inject(api, tmp_path, waves=["100%"]).failed is None
     assert api.moved() == {"x", "y", "z"} and worst[0] == 1
+
+
+def test_a_run_that_was_killed_before_the_new_pods_were_ready_waits_for_them(tmp_path: Path) -> None:
+    api = Api()
+    item = api.workload("w", "StatefulSet", template={LABEL: "true"})
+    for one in api.pods(item):
+        one["status"]["conditions"][0]["status"] = "False"
+    item["status"].update(readyReplicas=0, availableReplicas=0)
+    done = inject(api, tmp_path, check=True)
+    assert [row["state"] for row in done.result["workloads"]] == ["moving"]
+    failed = inject(api, tmp_path)
+    # It was moved by somebody else: there is nothing to put back, and nobody says so.
+    assert failed.failed is not None and "0 have their old sidecar back" in failed.failed.message
+    assert item["spec"]["template"]["metadata"]["labels"][LABEL] == "true"
+
+
+def test_a_moved_workload_that_is_unwell_later_is_left_alone(tmp_path: Path) -> None:
+    api = Api()
+    item = api.workload("w", "StatefulSet")
+    assert inject(api, tmp_path).failed is None
+    sick = api.pods(item)[0]
+    sick["status"]["conditions"][0]["status"] = "False"
+    again = inject(api, tmp_path)
+    assert again.failed is None and not again.plan.changed and api.moved() == {"w"}
