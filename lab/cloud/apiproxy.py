@@ -9,7 +9,7 @@ a token. Answers are streamed, watches too. A rule's action is a glob over ``VER
 method or the Kubernetes verb: ``PATCH /api/v1/*``, ``watch /apis/*``, ``* /api/v1/namespaces/*/services/*``.
 Rules live in the cloud server, which counts and decides (one question per request); while it is away there are no faults.
 A status fault is a Kubernetes Status object (with Retry-After: 1 for 429 and 503).
-Left out: upgrades (exec, attach, port-forward) are refused with 501.
+WebSockets (exec, attach, port-forward) pass through; older upgrades (SPDY) are refused with 501.
 """
 
 from __future__ import annotations
@@ -81,6 +81,15 @@ def status_object(effect: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[
     return status, body, headers
 
 
+async def _pump(here: Any, there: Any) -> None:
+    """What comes from one WebSocket goes to the other."""
+    async for message in here:
+        if message.type == aiohttp.WSMsgType.BINARY:
+            await there.send_bytes(message.data)
+        elif message.type == aiohttp.WSMsgType.TEXT:
+            await there.send_str(message.data)
+
+
 class ApiProxy:
     def __init__(self, upstream: str, rules_url: str, target: str, upstream_tls: ssl.SSLContext | bool) -> None:
         self.upstream = upstream.rstrip("/")
@@ -115,7 +124,8 @@ class ApiProxy:
             return None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("Upgrade"):
+        upgrade = request.headers.get("Upgrade", "").lower()
+        if upgrade not in ("", "websocket"):
             status, body, headers = status_object({"status": 501, "code": "NotImplemented", "message": "no upgrades here"})
             return web.json_response(body, status=status, headers=headers)
         effect = await self._effect(request)
@@ -124,7 +134,35 @@ class ApiProxy:
         if effect and "status" in effect and not effect.get("after"):
             status, body, headers = status_object(effect)
             return web.json_response(body, status=status, headers=headers)
+        if upgrade:
+            return await self._tunnel(request)
         return await self._forward(request, effect if effect and effect.get("after") else None)
+
+    async def _tunnel(self, request: web.Request) -> web.StreamResponse:
+        """Frames of a WebSocket both ways, until one side ends."""
+        assert self.session is not None
+        offered = [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if word.strip()]
+        headers = {key: request.headers[key] for key in ("Authorization",) if key in request.headers}
+        url = URL(self.upstream + request.raw_path, encoded=True)
+        try:
+            how: Any = {"protocols": offered, "headers": headers, "ssl": self.upstream_tls, "max_msg_size": 0}
+            async with self.session.ws_connect(url, **how) as far:
+                near = web.WebSocketResponse(protocols=[far.protocol] if far.protocol else [], max_msg_size=0)
+                await near.prepare(request)
+                there, back = asyncio.ensure_future(_pump(near, far)), asyncio.ensure_future(_pump(far, near))
+                try:
+                    await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    there.cancel()
+                    back.cancel()
+                await near.close()
+                return near
+        except aiohttp.WSServerHandshakeError as error:
+            status, body, extra = status_object({"status": error.status, "message": error.message})
+            return web.json_response(body, status=status, headers=extra)
+        except aiohttp.ClientError as error:
+            status, body, extra = status_object({"status": 503, "message": f"upstream: {error}"})
+            return web.json_response(body, status=status, headers=extra)
 
     async def _forward(self, request: web.Request, lost: Mapping[str, Any] | None) -> web.StreamResponse:
         """Ask the API server and stream its answer back; with ``lost`` the deed is done and the answer replaced."""

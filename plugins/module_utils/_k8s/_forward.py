@@ -45,7 +45,7 @@ def forwarded(cluster: Cluster, namespace: str, pod: str, port: int, timeout: fl
 def _refused(cluster: Cluster, namespace: str, pod: str, said: str) -> MigrationError:
     found = re.search(r"status (\d{3})", said)
     status = int(found.group(1)) if found else 0
-    todo = "check the network and proxies in between: port-forward is a WebSocket"
+    todo = "check the network and proxies in between (port-forward is a WebSocket), or go without this proof"
     if status in (401, 403):
         todo = f"grant the user of {cluster.name} get and create of pods/portforward there (docs/rbac.md)"
     return MigrationError(
