@@ -73,6 +73,7 @@ class Api:
         self.refuse: dict[str, MigrationError] = {}
         self.on_call: t.Callable[[str], None] = lambda _what: None
         self.injects = True
+        self.wrong: set[str] = set()
         self._numbers = 0
         self.namespace("shop")
 
@@ -172,7 +173,7 @@ class Api:
         if kind == "Deployment":
             labels["pod-template-hash"] = digest
             owner = {"kind": "ReplicaSet", "name": f"{meta['name']}-{digest}", "controller": True}
-        new = labels.get(LABEL) == "true"
+        new = labels.get(LABEL) == "true" and meta["name"] not in self.wrong
         status: Object = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]}
         if not ready:
             status["containerStatuses"] = [{"name": "app", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}]

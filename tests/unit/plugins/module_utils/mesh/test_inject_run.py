@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _sidecar_proof
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar_proof import Facts
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _inject_run
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, PASS, Verdict
 from tests.unit.plugins.module_utils.mesh.inject_world import LABEL, Api, Killed, inject
@@ -356,3 +359,56 @@ def test_a_moved_workload_that_is_unwell_later_is_left_alone(tmp_path: Path) -> 
     sick["status"]["conditions"][0]["status"] = "False"
     again = inject(api, tmp_path)
     assert again.failed is None and not again.plan.changed and api.moved() == {"w"}
+
+
+def test_a_pod_that_comes_with_the_old_sidecar_does_not_count(api: Api, tmp_path: Path) -> None:
+    before = api.templates()
+    api.wrong.add("b")
+    done = inject(api, tmp_path, waves=[{"names": ["b"]}])
+    assert done.failed is not None and "it has no ASM_ID" in done.failed.message
+    assert "1 have their old sidecar back" in done.failed.message and api.templates() == before
+
+
+def test_nothing_new_is_started_after_a_failure(api: Api, tmp_path: Path) -> None:
+    api.broken.add("b")
+    done = inject(api, tmp_path, waves=["100%"], concurrency=1, on_fail="hold")
+    assert done.failed is not None and api.moved() == {"a"}
+    results = {row["name"]: row.get("result") for row in done.result["workloads"]}
+    assert results == {"a": "done", "b": "failed", "c": "queued", "one": "queued", "data": "queued", "node": "queued"}
+
+
+def test_proxies_are_asked_as_many_as_wanted(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(_cluster: Any, pod: Any, _timeout: float, paths: Any = ()) -> list[bytes]:
+        asked.append(pod["metadata"]["name"])
+        return [b"{}"] * (len(paths) or 3)
+
+    facts = Facts("spiffe://cluster.local/ns/shop/sa/default", ("aa",), True, True)
+    monkeypatch.setattr(_sidecar_proof, "ask", answer)
+    monkeypatch.setattr(_sidecar_proof, "read_facts", lambda *_answers: facts)
+    done = inject(api, tmp_path, proof="proxies", proof_sample=1)
+    assert done.failed is None, done.failed.message
+    # One proxy before anything is moved, then one of each workload.
+    assert len(asked) == 1 + len(ALL)
+    told = {row["name"]: row["proofs"] for row in done.result["workloads"]}
+    assert told["data"][0]["proxy"]["identity"] == facts.identity and "proxy" not in told["data"][1] and len(told["data"]) == 3
+
+
+def test_proxies_that_cannot_be_asked_let_nothing_move(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_all: Any) -> list[bytes]:
+        raise MigrationError("no", why="forbidden", todo="grant pods/portforward", details={"status": 403})
+
+    monkeypatch.setattr(_sidecar_proof, "ask", refused)
+    before = api.templates()
+    with pytest.raises(MigrationError, match=r"nothing is moved.*forbidden.*grant pods/portforward; or set proof: pods"):
+        inject(api, tmp_path, proof="proxies")
+    assert api.templates() == before and api.calls["patch Deployment"] == 0
+
+
+def test_a_proxy_that_does_not_connect_sends_its_workload_back(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = api.templates()
+    monkeypatch.setattr(_sidecar_proof, "ask", lambda *_all: [b"{}"] * 3)
+    done = inject(api, tmp_path, proof="proxies", waves=[{"names": ["a"]}])
+    assert done.failed is not None and "its certificate is for nobody" in done.failed.message
+    assert api.templates() == before
