@@ -412,3 +412,18 @@ def test_a_proxy_that_does_not_connect_sends_its_workload_back(api: Api, tmp_pat
     done = inject(api, tmp_path, proof="proxies", waves=[{"names": ["a"]}])
     assert done.failed is not None and "its certificate is for nobody" in done.failed.message
     assert api.templates() == before
+
+
+def test_what_rolls_is_waited_for_and_nothing_is_started_beside_it(tmp_path: Path) -> None:
+    api = Api()
+    api.workload("a-bad")
+    api.workload("b-slow", replicas=12, strategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}})
+    api.workload("c-later")
+    api.broken.add("a-bad")
+    done = inject(api, tmp_path, waves=["100%"], concurrency=2, on_fail="hold")
+    assert {row["name"]: row["result"] for row in done.result["workloads"]} == {
+        "a-bad": "failed",
+        "b-slow": "done",
+        "c-later": "queued",
+    }
+    assert api.moved() == {"b-slow"}
