@@ -204,8 +204,8 @@ options:
     default: 10
   wait_timeout:
     description:
-      - Seconds that a rollout may go on without any progress, on top of its own C(minReadySeconds). Then it has failed. How long
-        a wave takes in all is not limited as long as there is progress.
+      - Seconds that a rollout may go on without any progress, on top of its own C(minReadySeconds) and the grace period of its
+        pods. Then it has failed. How long a wave takes in all is not limited as long as there is progress.
 seealso:
   - module: servicemesh.migration.traffic_shift
 """

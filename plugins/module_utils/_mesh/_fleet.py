@@ -6,7 +6,7 @@
 """Workloads that roll, a wave of them at a time: start what may start, look at all of them at once, prove what has ended.
 
 One LIST a kind and tick, however many workloads roll; one PATCH a workload. Nothing here sleeps for ever: a rollout that makes no
-progress for ``patience`` seconds (and its own minReadySeconds) has failed.
+progress for ``patience`` seconds (and its own minReadySeconds and grace period) has failed.
 """
 
 from __future__ import annotations
@@ -62,6 +62,12 @@ class Flight:
     proving: float | None = None
     proofs: list[Object] = dataclasses.field(default_factory=list)
     wrote: bool = False
+
+    @property
+    def eager(self) -> bool:
+        """Not to be held up by budgets: it rolls already, or its way back replaces pods first that serve nobody."""
+        own = self.workload.manners
+        return self.patch is None or (not self.forth and own.ready < own.replicas)
 
     # What a wave's arithmetic asks of its members.
     @property
@@ -135,6 +141,10 @@ class Fleet:
         rolling = [one for one in flights if one.state == ROLLING]
         queue = [one for one in flights if one.state == QUEUED]
         if queue and not hold:
+            eager = [one for one in queue if one.eager]
+            self._start(eager)
+            rolling += [one for one in eager if one.state == ROLLING]
+            queue = [one for one in queue if not one.eager]
             budgets = self._budgets(queue)
             begun = startable(queue, rolling, budgets, self._pace.concurrency)
             self._start(begun)
@@ -331,7 +341,7 @@ class Fleet:
             self._end(one, FAILED, rollout.hopeless)
         elif rollout.progress > one.progress:
             one.progress, one.since = rollout.progress, now
-        elif now - one.since >= self._pace.patience + one.workload.min_ready:
+        elif now - one.since >= self._pace.patience + one.workload.slack:
             self._end(one, FAILED, f"no progress for {now - one.since:.0f} s: {rollout.missing}")
 
     def _land(self, one: Flight) -> None:

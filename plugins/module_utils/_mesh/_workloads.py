@@ -64,6 +64,7 @@ class Workload:
 
     :arg guard: what maxUnavailable is set to while it rolls, when its own value would take too much away; None: left as it is.
     :arg cost: pods that are at most away at once. :arg obstacle: why it is not moved now. :arg pdbs: budgets over its pods.
+    :arg slack: seconds in which one pod may come and go without a sign: minReadySeconds and the grace period.
     """
 
     kind: str
@@ -77,7 +78,7 @@ class Workload:
     state: str
     cost: int = 0
     guard: int | None = None
-    min_ready: int = 0
+    slack: int = 0
     pods: int = 0
     native: bool = False
     obstacle: str = ""
@@ -324,7 +325,7 @@ class _Survey:
             state,
             cost,
             guard,
-            int(item["spec"].get("minReadySeconds") or 0),
+            int(item["spec"].get("minReadySeconds") or 0) + _grace(template),
             pods,
             native,
             obstacle,
@@ -376,6 +377,11 @@ def safely(own: Manners, allowed: t.Sequence[int]) -> tuple[int, int | None, str
             ),
         )
     return cost, None, f"a disruption budget lets {min(allowed)} pods go now, and it would take {cost}"
+
+
+def _grace(template: Object) -> int:
+    seconds = (template.get("spec") or {}).get("terminationGracePeriodSeconds")
+    return 30 if seconds is None else int(seconds)
 
 
 def _enabled(namespace: Object) -> bool:

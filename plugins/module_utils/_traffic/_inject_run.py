@@ -267,7 +267,8 @@ class World:
 def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]) -> tuple[Report, Convoy]:
     """Go through the waves under live orders, and write progress."""
     journal = world.journal
-    journal.sync()  # the ConfigMap that takes orders is there from the beginning
+    if todo:
+        journal.sync()  # the ConfigMap that takes orders is there from the beginning
     orders = Orders(world.cluster, journal)
     progress = Progress(journal.directory, journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, journal, world.clock)

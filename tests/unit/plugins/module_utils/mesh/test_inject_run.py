@@ -427,3 +427,27 @@ def test_what_rolls_is_waited_for_and_nothing_is_started_beside_it(tmp_path: Pat
         "c-later": "queued",
     }
     assert api.moved() == {"b-slow"}
+
+
+def test_a_budget_does_not_hold_up_the_way_back_of_a_broken_workload(tmp_path: Path) -> None:
+    api = Api()
+    item = api.workload("data", "StatefulSet", replicas=3)
+    budget = api.budget("data", "data", 1)
+    before = api.templates()
+    api.broken.add("data")
+
+    def disruption(_what: str) -> None:
+        budget["status"]["disruptionsAllowed"] = max(0, 1 - (3 - item["status"]["readyReplicas"]))
+
+    api.on_call = disruption
+    done = inject(api, tmp_path, waves=["100%"])
+    assert done.failed is not None and "1 have their old sidecar back" in done.failed.message
+    assert api.templates() == before and api.moved() == set() and item["status"]["readyReplicas"] == 3
+    assert api.lowest["StatefulSet", "shop", "data"] == 2
+
+
+def test_a_second_run_writes_nothing_at_all(api: Api, tmp_path: Path) -> None:
+    assert inject(api, tmp_path).failed is None
+    api.calls.clear()
+    assert inject(api, tmp_path).failed is None
+    assert [what for what in api.calls if what.startswith(("patch", "create", "delete", "rehearse"))] == []
