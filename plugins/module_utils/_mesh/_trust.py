@@ -161,6 +161,19 @@ def read_servers(cluster: Cluster, pods: t.Sequence[Object], timeout: float) -> 
     return {str(answer.item["status"]["podIP"]): answer.value for answer in answers}
 
 
+def met(known: t.Mapping[str, tuple[str, Object]], before: Reading, after: Reading) -> list[str]:
+    """Addresses of the pods that clients of the other side got answers from in between. Pure."""
+    found = {
+        peer
+        for address, counts in after.items()
+        for peer, now in counts.items()
+        if address in before
+        and {known.get(address, ("", {}))[0], known.get(peer, ("", {}))[0]} == {SOURCE, TARGET}
+        and now.since(before[address].get(peer, Counts())).success
+    }
+    return sorted(found)
+
+
 def matrix(
     known: t.Mapping[str, tuple[str, Object]], before: Reading, after: Reading, strict: t.Mapping[str, bool | None]
 ) -> list[Cell]:

@@ -148,7 +148,13 @@ class Convoy:
         self._say = say
         self._rehearse = rehearse
         self._flights: dict[int, list[Flight]] = {}
-        self.done: list[str] = []
+        self._done: dict[str, str] = {}
+        self.trouble: MigrationError | None = None
+
+    @property
+    def done(self) -> list[str]:
+        """What happened to each workload in the end."""
+        return [f"{place} {what}" for place, what in self._done.items()]
 
     def drifted(self, share: float) -> bool:
         """Workloads need no new plan when pods come and go."""
@@ -183,7 +189,8 @@ class Convoy:
         failed = [one for one in flights if one.state == FAILED]
         if failed and not any(one.state == ROLLING for one in flights):
             self._note_done(flights)
-            raise self._trouble(wave, flights, failed)
+            self.trouble = self._trouble(wave, flights, failed)
+            raise self.trouble
         if all(one.state == DONE for one in flights):
             self._note_done(flights)
             self._journal.sync()
@@ -226,9 +233,8 @@ class Convoy:
 
     def _note_done(self, flights: t.Sequence[Flight]) -> None:
         for one in flights:
-            text = f"{one.workload.place} moved"
-            if one.state == DONE and one.wrote and text not in self.done:
-                self.done.append(text)
+            if one.state == DONE and one.wrote:
+                self._done[one.workload.place] = "moved"
 
     def _trouble(self, wave: Wave[Workload], flights: t.Sequence[Flight], failed: t.Sequence[Flight]) -> MigrationError:
         why = "; ".join(f"{one.workload.place}: {one.reason}" for one in failed[:_MOST])
@@ -279,7 +285,7 @@ class Convoy:
         keys = [_inject.journal_key(one.workload) for one in ended]
         keys += [key for key in over if any(key == _inject.journal_key(one) and chosen(one) for one in seen.workloads)]
         self._journal.forget_keys([*keys, *(key + _BACK for key in keys)])
-        self.done += [f"{one.workload.place} is back" for one in ended]
+        self._done.update({one.workload.place: "is back" for one in ended})
         self._check(flights, [(one, why) for one, why in refused if chosen(one)], stopped)
         return flights
 

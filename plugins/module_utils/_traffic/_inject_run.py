@@ -311,7 +311,12 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
     finally:
         orders.control.stop()
         progress.close()
-    report.done = list(convoy.done)
+    report.done = convoy.done
+    if report.verdict == "error" and convoy.trouble is not None:
+        # In two sentences; what was done and what to do is said once, for the whole run.
+        report.reason = f"{convoy.trouble.what}: {convoy.trouble.why}"
+    if report.rolled_back is not None:
+        report.rolled_back.pop("gateways", None)
     report.warnings += sorted(set(unasked))
     if progress.problem:
         report.warnings.append(progress.problem)

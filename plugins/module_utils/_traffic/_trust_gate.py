@@ -18,6 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._ga
 
 Object = dict[str, t.Any]
 INTERVAL = 2.0
+_AT_ONCE = 50
 
 
 class Asked(t.Protocol):
@@ -82,13 +83,16 @@ class TrustGate:
         sample = _trust.sample(known, self._most)
         if len({side for side, _pod in known.values()}) < 2:
             return _Seen(known)
-        # Servers are those that the sampled clients can meet, which may be any: all that are known are asked once.
-        return _Seen(known, sample, self._asked.servers([pod for _side, pod in known.values()]), self._asked.clients(sample))
+        return _Seen(known, sample, {}, self._asked.clients(sample))
 
     def _next(self, seen: _Seen) -> list[Cell]:
         if not seen.sample:
             return []
-        return _trust.matrix(seen.known, seen.before, self._asked.clients(seen.sample), seen.strict)
+        after = self._asked.clients(seen.sample)
+        # Only servers that were met are asked what they take, each once, and not all at the same time.
+        fresh = [address for address in _trust.met(seen.known, seen.before, after) if address not in seen.strict][:_AT_ONCE]
+        seen.strict.update(self._asked.servers([seen.known[address][1] for address in fresh]) if fresh else {})
+        return _trust.matrix(seen.known, seen.before, after, seen.strict)
 
 
 def judge(cells: t.Sequence[Cell]) -> Verdict:

@@ -451,3 +451,16 @@ def test_a_second_run_writes_nothing_at_all(api: Api, tmp_path: Path) -> None:
     api.calls.clear()
     assert inject(api, tmp_path).failed is None
     assert [what for what in api.calls if what.startswith(("patch", "create", "delete", "rehearse"))] == []
+
+
+def test_the_error_says_everything_once(api: Api, tmp_path: Path) -> None:
+    api.broken.add("c")
+    done = inject(api, tmp_path, waves=[1, {"names": ["b", "c"]}])
+    assert done.failed is not None
+    told = done.failed.message
+    assert told.startswith("The move was stopped in wave 2; the workloads of this wave are back in the source mesh.")
+    assert (
+        "1 of 2 workloads of wave 2 did not come to the target; 1 have their old sidecar back: shop/Deployment/c: pod c-" in told
+    )
+    assert [told.count(text) for text in ("What to do", "Changed already", "ImagePullBackOff")] == [1, 1, 1]
+    assert done.failed.done == ["shop/Deployment/a moved", "shop/Deployment/b is back", "shop/Deployment/c is back"]
