@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 help: ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: ## Debian packages, Python packages, Go programs (about 12 minutes the first time, 1 second later)
+setup: ## Debian packages, Python packages, Go programs (about 14 minutes the first time, 1 second later)
 	@$(SETUP) system venv programs
 
 venv: ## only the Python packages
