@@ -263,7 +263,7 @@ def _url(service: Object, known: t.Mapping[str, tuple[str, Object]], side: str) 
     if mine != {side}:
         return ""
     for port in spec.get("ports") or []:
-        if str(port.get("appProtocol") or port.get("name") or "").split("-")[0] in _HTTP:
+        if str(port.get("appProtocol") or port.get("name") or "").partition("-")[0] in _HTTP:
             return f"http://{meta['name']}.{meta['namespace']}:{port['port']}/"
     return ""
 

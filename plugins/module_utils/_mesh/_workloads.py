@@ -25,7 +25,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidec
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import PDB
 
 Object = dict[str, t.Any]
-Labels = t.Mapping[str, str | None]
+Labels: t.TypeAlias = "t.Mapping[str, str | None]"
 
 REPLICA_SET = kind_of("apps/v1", "ReplicaSet")
 CONTROLLER = kind_of("v1", "ReplicationController")

@@ -17,11 +17,23 @@ from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
-from tests.unit.lab.cloud.conftest import SECRET, Endpoint, cloud, loop, start  # noqa: F401  (fixtures)
+from tests.unit.lab.cloud.conftest import (  # noqa: F401  (fixtures)  # pylint: disable=unused-import
+    SECRET,
+    Endpoint,
+    cloud,
+    loop,
+    start,
+)
 
 PACKAGE = "ansible_collections.servicemesh.migration.plugins.modules"
 MESH, CLUSTER = "c0mesh", "c0ack"
 KEY_DATA = "LS0tLS1CRUdJTiBQUklWQVRF"
+
+
+@pytest.fixture(autouse=True)
+def on_a_managed_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings go into the result there; a test of an action plugin before this one made this process a controller."""
+    monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
 
 
 def kubeconfig(server: str = "https://203.0.113.7:6443", key: str = KEY_DATA) -> str:

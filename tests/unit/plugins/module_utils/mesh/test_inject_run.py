@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,18 @@ def test_a_kill_at_any_call_is_continued_by_the_same_task(tmp_path: Path) -> Non
         pytest.fail("it never came through")
 
 
+def dying(at: int) -> Any:
+    """Journal.write that ends the run at its `at`-th call."""
+    real, calls = Journal.write, itertools.count(1)
+
+    def write(self: Journal, event: str, **fields: Any) -> Any:
+        if next(calls) == at:
+            raise Killed
+        return real(self, event, **fields)
+
+    return write
+
+
 def test_a_kill_at_any_line_of_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Journal.write
     for at in range(1, 200):
@@ -191,16 +204,8 @@ def test_a_kill_at_any_line_of_the_journal(tmp_path: Path, monkeypatch: pytest.M
         api.workload("a")
         api.workload("risky", replicas=1, strategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}})
         before = api.templates()
-        left = [at]
-
-        def write(self: Journal, event: str, left: list[int] = left, **fields: object) -> object:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            return real(self, event, **fields)
-
         folder = tmp_path / str(at)
-        monkeypatch.setattr(Journal, "write", write)
+        monkeypatch.setattr(Journal, "write", dying(at))
         try:
             inject(api, folder)
             killed = False
