@@ -349,7 +349,7 @@ def _code(call: Callable[[], Any]) -> int:
 
 def bring_back(world: World, crd: dict[str, Any]) -> None:
     fresh = {key: value for key, value in crd.items() if key != "status"}
-    fresh["metadata"] = {"name": crd["metadata"]["name"], "labels": crd["metadata"].get("labels", {})}
+    fresh["metadata"] = {key: crd["metadata"][key] for key in ("name", "labels", "annotations") if key in crd["metadata"]}
     world.cluster.create(CRD, fresh)
     wait(lambda: established(world.cluster.get(CRD, crd["metadata"]["name"])), "the CRD is back")
     wait(lambda: _code(lambda: world.cluster.page(VIRTUAL_SERVICE)) == 200, "the kind is back")

@@ -338,7 +338,8 @@ def test_kinds_that_the_target_lacks_are_defined_when_asked(source: World, targe
     done = restore(target, saved["archive"], crds=True)
     assert done.failed is None and done.result["crds"] == [widget], done.failed
     assert target.cluster.get(kind_of("bk.istio.io/v1", "Widget"), "a", "shop") is not None
-    assert info(target, saved["archive"])["comparison"]["same"]
+    compared = info(target, saved["archive"])["comparison"]
+    assert compared["same"], [item.get("differences") for item in compared["items"]]
     assert not restore(target, saved["archive"], crds=True).plan.changed
     target.cluster.patch(CRD, widget, "", {"spec": {"names": {"shortNames": ["wg"]}}})
     again = restore(target, saved["archive"], crds=True)
