@@ -365,6 +365,7 @@ def test_a_kind_that_vanishes_while_it_is_read(shop: World, tmp_path: Path, monk
         if kind.kind == "Telemetry":
             shop.remove(CRD, name)
             wait(lambda: shop.cluster.get(CRD, name) is None, "the CRD is gone")
+            wait(lambda: _code(lambda: page(self, kind)) == 404, "the kind is gone")
         return page(self, kind, *args, **more)
 
     monkeypatch.setattr(Cluster, "page", vanish)
