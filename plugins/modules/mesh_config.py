@@ -71,6 +71,7 @@ options:
       - ServiceEntry
       - Sidecar
       - Telemetry
+      - TrafficExtension
       - VirtualService
       - WasmPlugin
       - WorkloadEntry

@@ -15,12 +15,12 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._compare import fingerprint
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import is_definition
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import fingerprint
 
 
 class Definitions:

@@ -12,12 +12,12 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._compare import differing, fingerprint
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import seal_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import differing, fingerprint
 
 _SHOWN = 200
 

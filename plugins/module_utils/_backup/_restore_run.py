@@ -16,7 +16,6 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _restore, _scope, _yaml
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader, Writer
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._compare import differing, fingerprint, lost
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._definitions import Definitions
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._info_run import (
     OWNED,
@@ -32,6 +31,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import differing, fingerprint, lost
 
 STAND_IN = "default"
 

@@ -17,7 +17,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS as ISTIO
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._order import order_of
 
 # Where the configuration of a mesh lives. Vendors' own groups are named with the option groups.
 GROUPS = (
@@ -31,33 +31,6 @@ ACCOUNT = kind_of("v1", "ServiceAccount")
 NAMESPACE = kind_of("v1", "Namespace")
 CRD = kind_of("apiextensions.k8s.io/v1", "CustomResourceDefinition")
 WORKLOADS = tuple(kind_of("apps/v1", kind) for kind in ("DaemonSet", "Deployment", "StatefulSet"))
-
-# What must be there before what: kinds of a lower number are saved and restored first.
-_ORDER = {
-    "Namespace": 0,
-    "CustomResourceDefinition": 1,
-    "ServiceAccount": 2,
-    "ConfigMap": 3,
-    "Secret": 3,
-    "Role": 3,
-    "RoleBinding": 4,
-    "Service": 5,
-    "DaemonSet": 70,
-    "Deployment": 70,
-    "StatefulSet": 70,
-    "HorizontalPodAutoscaler": 71,
-    "PodDisruptionBudget": 71,
-}
-_GATEWAY_API = {"GatewayClass": 35, "ReferenceGrant": 36, "Gateway": 52}
-
-
-def order_of(group: str, kind: str) -> int:
-    """The rank of a kind in the order of dependencies."""
-    if group in ("", "apps", "autoscaling", "policy", "apiextensions.k8s.io", "rbac.authorization.k8s.io"):
-        return _ORDER.get(kind, 60)
-    if group == "gateway.networking.k8s.io":
-        return _GATEWAY_API.get(kind, 54)
-    return ISTIO[kind].order if kind in ISTIO and ISTIO[kind].group == group else 60
 
 
 @dataclasses.dataclass(frozen=True)

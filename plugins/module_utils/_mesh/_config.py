@@ -30,13 +30,11 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio
     CONTENT,
     KINDS,
     MANAGED_BY,
-    content,
-    differences,
-    digest,
     foreign_marks,
     key_of,
     portable,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import content, differences, digest
 
 Object = dict[str, t.Any]
 WRITES = ("create", "update", "delete", "restore")

@@ -32,11 +32,11 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import (
     KINDS,
     MANAGED_BY,
-    digest,
     key_of,
     kind_at,
     portable,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import digest
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._namespaces import (
     NAMESPACE,
     contents,

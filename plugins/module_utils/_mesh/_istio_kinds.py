@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 # Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
-"""The kinds of mesh configuration: groups, order, how they choose workloads, and how two objects are compared.
+"""The kinds of mesh configuration: groups, order, how they choose workloads, what of an object belongs to its old place.
 
 Istio's CRDs have one schema for all their versions (no conversion webhook), so an object may be read in one version and
 written in another. Pure functions, but for ``kind_at``, which asks discovery.
@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
-import re
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
@@ -53,6 +50,7 @@ KINDS: dict[str, MeshKind] = {
         MeshKind("AuthorizationPolicy", SECURITY, ("selector", "matchLabels"), 27),
         MeshKind("Telemetry", TELEMETRY, ("selector", "matchLabels"), 30),
         MeshKind("WasmPlugin", EXTENSIONS, ("selector", "matchLabels"), 31),
+        MeshKind("TrafficExtension", EXTENSIONS, ("selector", "matchLabels"), 31),
         MeshKind("ProxyConfig", NETWORKING, ("selector", "matchLabels"), 31),
         MeshKind("EnvoyFilter", NETWORKING, ("workloadSelector", "labels"), 32),
         MeshKind("Sidecar", NETWORKING, ("workloadSelector", "labels"), 33),
@@ -121,8 +119,8 @@ def foreign_marks(values: t.Mapping[str, str] | None) -> dict[str, str]:
     return {key: value for key, value in (values or {}).items() if key.startswith(_FOREIGN) and key not in (MANAGED_BY, CONTENT)}
 
 
-def portable(obj: Object) -> Object:
-    """The object without what belongs to its old place: server fields, status, marks of other tools."""
+def portable(obj: t.Mapping[str, t.Any]) -> Object:
+    """The object without what belongs to its old place: server fields, status, marks of other tools. Shares its payload."""
     meta = obj["metadata"]
     fresh_meta: Object = {"name": meta["name"]}
     if meta.get("namespace"):
@@ -134,66 +132,5 @@ def portable(obj: Object) -> Object:
     fresh = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": fresh_meta}
     for key, value in obj.items():
         if key not in ("apiVersion", "kind", "metadata", "status"):
-            fresh[key] = copy.deepcopy(value)
+            fresh[key] = value
     return fresh
-
-
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def normal(value: t.Any) -> t.Any:
-    """The value in one spelling: null fields and empty lists left out, durations in seconds, 1.0 as 1.
-
-    Zeros, false and {} stay: for many fields of Istio they mean something else than an absent field
-    (outlierDetection.consecutive5xxErrors 0 switches the check off, a match of {} matches everything).
-    """
-    if isinstance(value, dict):
-        return {key: normal(item) for key, item in value.items() if item is not None and item != []}
-    if isinstance(value, list):
-        return [normal(item) for item in value]
-    if isinstance(value, str) and _DURATION.match(value):
-        return f"{sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value)):g}s"
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def content(obj: Object) -> Object:
-    """What counts in a comparison: spec (and other payload), labels and annotations of the user; never the API version."""
-    clean = portable(obj)
-    meta = clean.pop("metadata")
-    clean.pop("apiVersion")
-    clean.pop("kind")
-    payload: Object = t.cast(Object, normal(clean))
-    for field in ("labels", "annotations"):
-        if meta.get(field):
-            payload[field] = dict(meta[field])
-    return payload
-
-
-def digest(obj: Object) -> str:
-    """A short hash of the content, to see later whether somebody changed what we wrote."""
-    text = json.dumps(content(obj), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def differences(wanted: t.Any, present: t.Any, path: str = "") -> list[str]:
-    """Paths that differ, each as ``path: present -> wanted``; at most a screenful."""
-    if isinstance(wanted, dict) and isinstance(present, dict):
-        found: list[str] = []
-        for key in sorted({*wanted, *present}):
-            found += differences(wanted.get(key), present.get(key), f"{path}.{key}" if path else str(key))
-        return found[:20]
-    if isinstance(wanted, list) and isinstance(present, list) and len(wanted) == len(present):
-        found = []
-        for index, left in enumerate(wanted):
-            found += differences(left, present[index], f"{path}[{index}]")
-        return found[:20]
-    return [] if wanted == present else [f"{path}: {_short(present)} -> {_short(wanted)}"]
-
-
-def _short(value: t.Any) -> str:
-    text = "(absent)" if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -38,6 +38,7 @@ SPECS: dict[str, Object] = {
     "AuthorizationPolicy": {"rules": [{}]},
     "EnvoyFilter": {"configPatches": []},
     "Sidecar": {"egress": [{"hosts": ["./*"]}]},
+    "TrafficExtension": {"lua": {"inlineCode": "-- nothing"}},
     "WasmPlugin": {"url": "https://example.com/plugin.wasm"},
     "VirtualService": {"hosts": ["web"], "http": [{"route": [{"destination": {"host": "web"}}]}]},
     "Gateway": {
@@ -77,17 +78,17 @@ def test_what_the_guides_commands_lose_and_a_backup_does_not(source: World, tmp_
         (tmp_path / f"{file}.yaml").write_text(source.kubectl("get", kind, "--all-namespaces", "-o", "yaml"))
     files = {path.stem: path.read_text() for path in tmp_path.glob("*.yaml")}
     saved = {kind for kind in KINDS if any(f"kind: {kind}\n" in text for text in files.values())}
-    assert set(KINDS) - saved == {"EnvoyFilter", "Sidecar", "Telemetry", "WasmPlugin", "ProxyConfig"}
+    assert set(KINDS) - saved == {"EnvoyFilter", "Sidecar", "Telemetry", "TrafficExtension", "WasmPlugin", "ProxyConfig"}
     assert "resourceVersion:" in files["all-vs"] and "clusterIP:" in files["all-svc"] and "  uid:" in files["all-vs"]
     assert "password: eA==" in files["all-secret"], "Secrets in plain text"
     assert (tmp_path / "all-secret.yaml").stat().st_mode & 0o044, "that anybody may read"
     source.wipe()
     for file in RESTORE:
         source.kubectl("create", "-f", str(tmp_path / f"{file}.yaml"), check=False)
-    assert (len(before), len(present(source))) == (16, 7), "and the Secret is in no file that is restored"
+    assert (len(before), len(present(source))) == (17, 7), "and the Secret is in no file that is restored"
     lost = {name.partition("/")[0] for name in before - present(source)}
     assert lost == {
-        "EnvoyFilter", "Sidecar", "Telemetry", "WasmPlugin", "ProxyConfig",  # never saved, or overwritten
+        "EnvoyFilter", "Sidecar", "Telemetry", "TrafficExtension", "WasmPlugin", "ProxyConfig",  # never saved, or overwritten
         "WorkloadGroup", "PeerAuthentication", "RequestAuthentication", "AuthorizationPolicy",  # saved, not restored
     }  # fmt: skip
     source.wipe()

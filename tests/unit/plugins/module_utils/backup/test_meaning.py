@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _compare, _restore, _scope
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _restore, _scope
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import Choice, RestorePlan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _meaning
 
 Object = dict[str, Any]
 
@@ -56,8 +57,8 @@ def service(**spec: Any) -> Object:
     ],
 )
 def test_these_mean_the_same(left: Object, right: Object) -> None:
-    assert _compare.fingerprint(left) == _compare.fingerprint(right)
-    assert _compare.differing(left, right, secret=False) == []
+    assert _meaning.fingerprint(left) == _meaning.fingerprint(right)
+    assert _meaning.differing(left, right, secret=False) == []
 
 
 @pytest.mark.parametrize(
@@ -77,19 +78,19 @@ def test_these_mean_the_same(left: Object, right: Object) -> None:
     ],
 )
 def test_these_do_not(left: Object, right: Object) -> None:
-    assert _compare.fingerprint(left) != _compare.fingerprint(right)
-    assert _compare.differing(left, right, secret=False)
+    assert _meaning.fingerprint(left) != _meaning.fingerprint(right)
+    assert _meaning.differing(left, right, secret=False)
 
 
 def test_of_secrets_only_the_path_is_shown() -> None:
-    (line,) = _compare.differing(obj(data={"k": "planted"}), obj(data={"k": "other"}), secret=True)
+    (line,) = _meaning.differing(obj(data={"k": "planted"}), obj(data={"k": "other"}), secret=True)
     assert line.startswith("data.k: ") and "planted" not in line and "other" not in line
 
 
 def test_fields_that_the_server_would_drop_are_named() -> None:
     wanted = {"spec": {"a": 1, "known": {"b": [{"c": 1, "gone": 2}]}, "empty": {}, "none": None}}
-    assert _compare.lost(wanted, {"spec": {"a": 1, "known": {"b": [{"c": 1}]}, "default": 3}}) == ["spec.known.b[0].gone"]
-    assert _compare.lost(wanted, copy.deepcopy(wanted)) == []
+    assert _meaning.lost(wanted, {"spec": {"a": 1, "known": {"b": [{"c": 1}]}, "default": 3}}) == ["spec.known.b[0].gone"]
+    assert _meaning.lost(wanted, copy.deepcopy(wanted)) == []
 
 
 # --- what belongs to a backup -----------------------------------------------------------------------------------------------

@@ -20,15 +20,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closu
     fqdn,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import marked, plan_absent, plan_present, select
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import (
-    KINDS,
-    content,
-    differences,
-    digest,
-    key_of,
-    normal,
-    portable,
-)
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS, key_of, portable
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import content, differences, digest, normal
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._namespaces import in_the_way
 
 Object = dict[str, Any]
@@ -365,7 +358,7 @@ def test_the_hash_sees_content_and_not_where_it_lies() -> None:
 def test_marks_of_other_tools_do_not_travel() -> None:
     item = obj("Gateway", "a", {}, labels={"istio.io/rev": "1-20", "team": "x", "argocd.argoproj.io/instance": "y"})
     assert portable(item)["metadata"] == {"name": "a", "namespace": "demo", "labels": {"team": "x"}}
-    assert content(item) == {"spec": {}, "labels": {"team": "x"}}
+    assert content(item) == {"labels": {"team": "x"}}
 
 
 def test_differences_are_at_most_a_screenful() -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import MASK
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import differences, normal
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import portable
+
+Object = dict[str, t.Any]
 
 # Written by controllers or by clients about their own writing; a restored object gets its own.
 _NOTES = frozenset(
@@ -42,6 +44,28 @@ _SETS = frozenset((
     "notPrincipals", "notNamespaces",
 ))
 # fmt: on
+
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def normal(value: t.Any) -> t.Any:
+    """The value in one spelling: null fields and empty lists left out, durations in seconds, 1.0 as 1.
+
+    Zeros, false and {} stay: for many fields of Istio they mean something else than an absent field
+    (outlierDetection.consecutive5xxErrors 0 switches the check off, a match of {} matches everything).
+    """
+    if isinstance(value, dict):
+        return {key: normal(item) for key, item in value.items() if item is not None and item != []}
+    if isinstance(value, list):
+        return [normal(item) for item in value]
+    if isinstance(value, str) and _DURATION.match(value):
+        return f"{sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value)):g}s"
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 def _sorted_sets(value: t.Any) -> t.Any:
@@ -110,6 +134,37 @@ def fingerprint(obj: t.Mapping[str, t.Any]) -> bytes:
     """16 bytes that are equal for objects that mean the same."""
     text = json.dumps(meaning(obj), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def content(obj: t.Mapping[str, t.Any]) -> Object:
+    """What counts when an object is compared with its copy in another place: its meaning, without what ties it to the old one."""
+    return meaning(portable(obj))
+
+
+def digest(obj: t.Mapping[str, t.Any]) -> str:
+    """A short hash of the content, to see later whether somebody changed what we wrote."""
+    text = json.dumps(content(obj), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def differences(wanted: t.Any, present: t.Any, path: str = "") -> list[str]:
+    """Paths that differ, each as ``path: present -> wanted``; at most a screenful."""
+    if isinstance(wanted, dict) and isinstance(present, dict):
+        found: list[str] = []
+        for key in sorted({*wanted, *present}):
+            found += differences(wanted.get(key), present.get(key), f"{path}.{key}" if path else str(key))
+        return found[:20]
+    if isinstance(wanted, list) and isinstance(present, list) and len(wanted) == len(present):
+        found = []
+        for index, left in enumerate(wanted):
+            found += differences(left, present[index], f"{path}[{index}]")
+        return found[:20]
+    return [] if wanted == present else [f"{path}: {_short(present)} -> {_short(wanted)}"]
+
+
+def _short(value: t.Any) -> str:
+    text = "(absent)" if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def differing(wanted: t.Mapping[str, t.Any], present: t.Mapping[str, t.Any], *, secret: bool) -> list[str]:
