@@ -34,13 +34,17 @@ class Proc:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Start time of a living process, None when there is none (a zombie counts as gone)."""
+    """Start time of a living process, None when there is none.
+
+    A zombie counts as gone when its last thread is: a large process that was killed may show its first thread as a zombie while
+    another one still gives its memory back, and only then closes its sockets.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat[stat.rindex(")") + 2 :].split()  # the command may hold spaces and brackets: count from its last one
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if fields[0] in "ZX" and int(fields[17]) <= 1 else int(fields[19])
 
 
 def record(lab: Lab, name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,17 @@ STUBBORN = [
     sys.executable,
     "-c",
     "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)",
+]
+
+# The first thread ends (the system call `exit`, of x86-64 and of others), the second one keeps a port.
+HEADLESS = [
+    sys.executable,
+    "-c",
+    "import ctypes, platform, socket, threading, time\n"
+    "server = socket.create_server(('127.0.0.1', 0))\n"
+    "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+    "print('port', server.getsockname()[1], flush=True)\n"
+    "ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)",
 ]
 
 
@@ -75,6 +87,18 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace(lab: Lab) -> None:
     assert proc.stop(lab, "stubborn", grace=0.3)
     assert 0.3 <= time.monotonic() - began < 3
     assert not proc.alive(lab, "stubborn")
+
+
+def test_one_whose_first_thread_is_a_zombie_lives_until_its_ports_are_free(lab: Lab) -> None:
+    log = lab.logs / "headless.log"
+    started = proc.spawn(lab, "headless", HEADLESS, netns=None, ready=lambda: "port" in log.read_text())
+    proc.wait_for(lambda: ") Z " in Path(f"/proc/{started.pid}/stat").read_text(), 10, what="the zombie")
+    assert proc.alive(lab, "headless")
+    port = int(log.read_text().split()[1])
+    with pytest.raises(OSError):
+        socket.create_server(("127.0.0.1", port))
+    assert proc.stop(lab, "headless", grace=0.1)
+    socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_several_share_one_grace(lab: Lab) -> None:
