@@ -43,7 +43,7 @@ requirements:
   - zstandard (Python package) >= 0.21.0
   - pyrage (Python package) >= 1.1.0
   - cryptography (Python package) >= 3.3
-  - jsonschema (Python package) >= 4.0, when O(crds) or O(crds_from_target) is set
+  - jsonschema (Python package) >= 4.0
 options:
   archive:
     description:

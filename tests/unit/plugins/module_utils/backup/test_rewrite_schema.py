@@ -17,7 +17,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rew
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._rewrite_yaml import load_text
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 
-pytest.importorskip("jsonschema")
 Object = dict[str, Any]
 CRD = """
 apiVersion: apiextensions.k8s.io/v1
