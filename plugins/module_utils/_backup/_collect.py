@@ -6,7 +6,7 @@
 """Reads everything of a backup as it was at one moment, page by page, into a writer; then asks what changed meanwhile.
 
 All kinds are read at one resourceVersion (``resourceVersionMatch=Exact``), so a VirtualService and the Service it names are of
-the same moment. The next page is on its way while this one is written.
+the same moment. The next page is on its way while this one is written, and each kind is watched since its first page.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import PAGE, Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._watch import Watch
 
 _AHEAD = 2
 _LARGE = 16 << 20  # bytes of a page of objects; the next ones are asked for in smaller pieces
@@ -77,7 +78,7 @@ class Pages:
         self._places = collections.deque(sorted(namespaces) if kind.namespaced and namespaces else [""])
         self._limit = PAGE
         self.version = at
-        self.more_than_a_page: list[str] = []
+        self.told: int | None = None  # how many there are, by the API server's own count
         self._place = self._places.popleft()
         self._next: concurrent.futures.Future[Object] | None = self._ask("")
 
@@ -87,6 +88,7 @@ class Pages:
         )
 
     def __iter__(self) -> t.Iterator[list[Object]]:
+        first = True
         while self._next is not None:
             page = self._next.result()
             meta = page.get("metadata") or {}
@@ -94,14 +96,15 @@ class Pages:
             self.version = self.version or str(meta.get("resourceVersion", ""))
             token = meta.get("continue")
             if token:
-                if self._place not in self.more_than_a_page:
-                    self.more_than_a_page.append(self._place)
+                if first and not self._place and "remainingItemCount" in meta:
+                    self.told = len(items) + meta["remainingItemCount"]
                 self._next = self._ask(token)
             elif self._places:
                 self._place = self._places.popleft()
                 self._next = self._ask("")
             else:
                 self._next = None
+            first = False
             yield items
 
     def smaller(self, size: int, count: int) -> None:
@@ -121,6 +124,7 @@ class Collector:
         self._left_out: dict[tuple[str, str], list[str]] = {}
         self._missing: list[Object] = []
         self._kinds: dict[str, Kind] = {}
+        self._watches: dict[str, Watch] = {}
 
     def run(self) -> Object:
         """Read and write everything. Returns the facts for the manifest. Raises MigrationError."""
@@ -130,6 +134,8 @@ class Collector:
         try:
             return self._run()
         finally:
+            for watch in self._watches.values():
+                watch.close()
             if collecting:
                 gc.enable()
 
@@ -174,6 +180,8 @@ class Collector:
         count = saved = 0
         try:
             for items in pages:
+                if items and wanted and _name(kind) not in self._watches:
+                    self._watches[_name(kind)] = Watch(self.cluster, kind, pages.version)
                 before = self.writer.bytes
                 for obj in items:
                     obj["apiVersion"], obj["kind"] = api_version, name
@@ -269,17 +277,12 @@ class Collector:
         return changed
 
     def _prove_count(self, kind: Kind, pages: Pages, count: int) -> None:
-        """What took several pages is counted against the number that the API server gives for the same moment."""
-        if pages.more_than_a_page != [""]:
-            return
-        page = self.cluster.page(kind, limit=1, at=pages.version)
-        told = (page.get("metadata") or {}).get("remainingItemCount")
-        there = len(page.get("items") or []) + told if told is not None else count
-        if there != count:
+        """What took several pages is counted against the number that the API server gave for the same moment with the first."""
+        if pages.told not in (None, count):
             raise MigrationError(
                 "A list was not complete",
                 where=self.cluster.where(kind),
-                why=f"{count} objects were read, the API server says that it has {there}",
+                why=f"{count} objects were read, the API server says that it has {pages.told}",
                 todo="run again",
                 transient=True,
             )
@@ -289,13 +292,13 @@ class Collector:
 
         def one(entry: Object) -> Object:
             names = set()
-            for event in self.cluster.events_since(self._kinds[entry["kind"]], entry["resource_version"]):
+            for event in self._watches[entry["kind"]].events():
                 meta = event["object"].get("metadata") or {}
                 if not self.scope.namespaces or meta.get("namespace") in (None, *self.scope.namespaces):
                     names.add(f"{event['type'].lower()} {meta.get('namespace') or ''}/{meta.get('name')}")
             return {"kind": entry["kind"], "changes": sorted(names)}
 
-        watched = [entry for entry in self.lists if entry["listed"] and entry["mode"] == "all"]
+        watched = [entry for entry in self.lists if entry["kind"] in self._watches]
         found: Object = {"changes": 0, "kinds": [], "unknown": []}
         for answer in each(watched, one, workers=16):
             if answer.error is not None:

@@ -156,14 +156,15 @@ class References:
 
     def _routes(self, spec: Object, namespace: str) -> None:
         """The hosts of a VirtualService. There are many of these, so only the places where a host can be are looked at."""
-        for host in spec.get("hosts") or ():
-            self._host(host, namespace)
+        named = set(spec.get("hosts") or ())
         for section in ("http", "tcp", "tls"):
             for rule in spec.get(section) or ():
                 for route in rule.get("route") or ():
-                    self._host((route.get("destination") or {}).get("host", ""), namespace)
+                    named.add((route.get("destination") or {}).get("host", ""))
                 if "mirror" in rule or "mirrors" in rule:
                     self._hosts([rule.get("mirror"), rule.get("mirrors")], namespace)
+        for host in named:
+            self._host(host, namespace)
 
     def _hosts(self, value: t.Any, namespace: str) -> None:
         if isinstance(value, dict):

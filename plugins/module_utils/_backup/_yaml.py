@@ -26,7 +26,8 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<real>\.[0-9]+(?:e[+-][0-9]+)?)?")
 _CACHE = 50_000
 
 _seen: dict[str, str] = {}
-_orders: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+# By what stands before a mapping's first key: its keys as they come -> sorted, each with its text.
+_orders: dict[str, dict[tuple[str, ...], list[tuple[str, str]]]] = {}
 _read: dict[str, t.Any] = {"true": True, "false": False, "null": None, "{}": {}, "[]": []}
 
 
@@ -35,59 +36,62 @@ def dump(value: t.Mapping[str, t.Any]) -> str:
     if not value:
         return "{}\n"
     out: list[str] = []
-    _mapping(value, "", out)
-    return "".join(out)
+    _mapping(value, "\n", "\n", out)
+    out.append("\n")
+    return "".join(out)[1:]
 
 
-def _order(value: t.Mapping[str, t.Any]) -> list[tuple[str, str]]:
-    """The keys sorted, each with its text. Most mappings of a mesh have the keys of one that was there before."""
-    made = [(key, _seen.get(key) or _scalar(key)) for key in sorted(value)]
-    if len(_orders) >= _CACHE // 10:
-        _orders.clear()
-    _orders[tuple(value)] = made
+def _order(value: t.Mapping[str, t.Any], indent: str, lead: str) -> list[tuple[str, str]]:
+    """The keys sorted, each with all that stands before its value. Most mappings have the keys of one that was there before."""
+    known, made = _orders.setdefault(lead, {}), []
+    for key in sorted(value):
+        made.append((key, f"{lead}{_seen.get(key) or _scalar(key)}:"))
+        lead = indent
+    if len(known) >= _CACHE // 10:
+        known.clear()
+    known[tuple(value)] = made
     return made
 
 
-def _mapping(value: t.Mapping[str, t.Any], indent: str, out: list[str], first: str | None = None) -> None:
-    """``first`` is what stands before the first key, when the mapping is an item of a list."""
-    lead = indent if first is None else first
-    for key, text in _orders.get(tuple(value)) or _order(value):
+def _mapping(value: t.Mapping[str, t.Any], indent: str, lead: str, out: list[str]) -> None:
+    """``indent`` begins a line; ``lead`` the first one, which is another one when the mapping is an item of a list."""
+    known = _orders.get(lead)
+    for key, before in (known and known.get(tuple(value))) or _order(value, indent, lead):
         item = value[key]
         kind = type(item)
         if kind is str:
-            out.append(f"{lead}{text}: {_seen.get(item) or _text(item, indent)}\n")
+            out.append(f"{before} {_seen.get(item) or _text(item, indent)}")
         elif kind is dict:
             if item:
-                out.append(f"{lead}{text}:\n")
-                _mapping(item, indent + "  ", out)
+                out.append(before)
+                deeper = indent + "  "
+                _mapping(item, deeper, deeper, out)
             else:
-                out.append(f"{lead}{text}: {{}}\n")
+                out.append(f"{before} {{}}")
         elif kind is list:
             if item:
-                out.append(f"{lead}{text}:\n")
-                _sequence(item, indent, out)
+                out.append(before)
+                _sequence(item, indent, indent + "- ", out)
             else:
-                out.append(f"{lead}{text}: []\n")
+                out.append(f"{before} []")
         else:
-            out.append(f"{lead}{text}: {_other(item)}\n")
-        lead = indent
+            out.append(f"{before} {_other(item)}")
 
 
-def _sequence(value: t.Sequence[t.Any], indent: str, out: list[str], first: str | None = None) -> None:
-    lead = indent if first is None else first
+def _sequence(value: t.Sequence[t.Any], indent: str, lead: str, out: list[str]) -> None:
     for item in value:
         kind = type(item)
         if kind is str:
-            out.append(f"{lead}- {_seen.get(item) or _text(item, indent)}\n")
+            out.append(f"{lead}{_seen.get(item) or _text(item, indent)}")
         elif kind is dict and item:
-            _mapping(item, indent + "  ", out, lead + "- ")
+            _mapping(item, indent + "  ", lead, out)
         elif kind is list and item:
-            _sequence(item, indent + "  ", out, lead + "- ")
+            _sequence(item, indent + "  ", lead + "- ", out)
         elif kind is dict or kind is list:
-            out.append(f"{lead}- {'{}' if kind is dict else '[]'}\n")
+            out.append(f"{lead}{'{}' if kind is dict else '[]'}")
         else:
-            out.append(f"{lead}- {_other(item)}\n")
-        lead = indent
+            out.append(f"{lead}{_other(item)}")
+        lead = indent + "- "
 
 
 def _other(value: t.Any) -> str:
@@ -132,7 +136,7 @@ def _text(text: str, indent: str) -> str:
         if line and not _LITERAL.fullmatch(line.lstrip(" ")):
             return _scalar(text)
     newline = body is not text
-    return "\n".join(["|" if newline else "|-", *(f"{indent}  {line}" if line else "" for line in lines)])
+    return "".join(["|" if newline else "|-", *(f"{indent}  {line}" if line else "\n" for line in lines)])
 
 
 # -- reading -----------------------------------------------------------------------------------------------------

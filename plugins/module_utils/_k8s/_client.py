@@ -169,6 +169,18 @@ class Cluster:
         found = self._call("GET", "/apis", where=self.where()).get("groups") or []
         return [str(group["name"]) for group in found]
 
+    def watch(self, kind: Kind, version: str, *, seconds: int, quiet: float | None) -> t.Any:
+        """urllib3's response to a watch on metadata after a resourceVersion. The API server ends it after ``seconds``; reading
+        raises its ReadTimeoutError when nothing comes for ``quiet`` seconds."""
+        import urllib3  # pylint: disable=import-outside-toplevel
+
+        query = urllib.parse.urlencode({"watch": "1", "resourceVersion": version, "timeoutSeconds": str(seconds)})
+        headers = {"Accept": _METADATA, "User-Agent": "servicemesh.migration", **self._auth_headers()}
+        timeout = urllib3.Timeout(connect=self._timeout, read=quiet)
+        return self._pool.request(
+            "GET", f"{self.host}{kind.path()}?{query}", headers=headers, timeout=timeout, retries=False, preload_content=False
+        )
+
     def events_since(self, kind: Kind, version: str, seconds: float = 0.2) -> list[Object]:
         """The watch events after a resourceVersion that are there within ``seconds`` (metadata only).
 
@@ -176,19 +188,15 @@ class Cluster:
         """
         import urllib3  # pylint: disable=import-outside-toplevel
 
-        query = urllib.parse.urlencode({"watch": "1", "resourceVersion": version, "timeoutSeconds": "1"})
-        headers = {"Accept": _METADATA, "User-Agent": "servicemesh.migration", **self._auth_headers()}
-        timeout, data = urllib3.Timeout(connect=self._timeout, read=seconds), b""
+        data, status = b"", 200
         try:
-            answer = self._pool.request(
-                "GET", f"{self.host}{kind.path()}?{query}", headers=headers, timeout=timeout, retries=False, preload_content=False
-            )
+            answer = self.watch(kind, version, seconds=1, quiet=seconds)
             try:
+                status = answer.status
                 for part in answer.stream(1 << 16, decode_content=True):
                     data += part
             except urllib3.exceptions.ReadTimeoutError:
                 pass  # nothing more came
-            status = answer.status
             answer.close()
         except urllib3.exceptions.ReadTimeoutError:
             return []  # the server sends its headers with the first event
@@ -196,6 +204,10 @@ class Cluster:
             raise MigrationError(
                 f"The API server of {self.name} gave no answer to a watch", where=self.where(kind), why=_reason(error)
             ) from error
+        return self.events_of(kind, status, data)
+
+    def events_of(self, kind: Kind, status: int, data: bytes) -> list[Object]:
+        """The whole events in what was read of a watch. Raises MigrationError for one that says why the watch is none."""
         if status >= 400:
             self._read(status, data, "GET", self.where(kind))
         events = [json.loads(line) for line in data.split(b"\n")[:-1] if line.strip()]
