@@ -131,10 +131,10 @@ def objects(count: int, others: int) -> list[dict[str, Any]]:
 class Bench:
     """An API server of its own, without nodes."""
 
-    def __init__(self, lab: Lab, say: Say) -> None:
+    def __init__(self, lab: Lab, say: Say, name: str = "bk", index: int = 3) -> None:
         self.lab, self.say = lab, say
-        self.cluster = Cluster(lab, "bk", 3)
-        self.folder = lab.dir / "bench-backup"
+        self.cluster = Cluster(lab, name, index)
+        self.folder = lab.dir / f"bench-{name}"
         self.near = self.kubeconfig = self.cluster.kubeconfig
         self.env = {**os.environ, "HOME": str(self.folder), "PYTHONPATH": str(_collections(self.folder))}
         # Installed Python has its bytecode; the first turn makes it, and the best turn counts.
@@ -258,29 +258,31 @@ def p1(lab: Lab, say: Say) -> list[Figure]:
     return _on(lab, say, work)
 
 
+def _restores(bench: Bench, where: str, archive: Path, file: Path) -> tuple[Used, Used, Used]:
+    """Our restore, a bare create by 16 threads, and kubectl's, which takes long enough to be measured once."""
+    ours, bare = [], []
+    for turn in range(2):
+        bench.say(f"P2: {where}, turn {turn + 1} of 2")
+        bench.clear()
+        ours.append(bench.restore(archive))
+        bench.clear()
+        bare.append(bench.fill(VIRTUAL, RULES))
+    bench.clear()
+    kube = bench.kubectl("create", "-f", str(file))
+    bench.say(f"P2: {where}: ours {_best(ours)}, 16 threads {_best(bare)}, kubectl {kube}")
+    return _best(ours), _best(bare), kube
+
+
 def p2(lab: Lab, say: Say) -> list[Figure]:
     """A restore of the same objects, the dry run of all of them before the first write included: over a network, and beside
     the API server on the same two cores."""
-
-    def turns(bench: Bench, where: str, archive: Path, file: Path) -> tuple[Used, Used, Used]:
-        ours, bare = [], []
-        for turn in range(2):
-            say(f"P2: {where}, turn {turn + 1} of 2")
-            bench.clear()
-            ours.append(bench.restore(archive))
-            bench.clear()
-            bare.append(bench.fill(VIRTUAL, RULES))
-        bench.clear()
-        kube = bench.kubectl("create", "-f", str(file))
-        say(f"P2: {where}: ours {_best(ours)}, 16 threads {_best(bare)}, kubectl {kube}")
-        return _best(ours), _best(bare), kube
 
     def work(bench: Bench) -> list[Figure]:
         bench.fill(VIRTUAL, RULES)
         _used, archive = bench.backup("p2")
         file = bench.folder / "create.yaml"
         file.write_text("".join("---\n" + json.dumps(obj) + "\n" for obj in objects(VIRTUAL, RULES)))
-        mine, least, theirs = turns(bench, "same machine", archive, file)
+        mine, least, theirs = _restores(bench, "same machine", archive, file)
         near = [
             ("restore against kubectl create -f, same machine", theirs.wall / mine.wall, "times faster"),
             ("restore against a bare create with 16 threads, same machine", 100 * least.wall / mine.wall, "% of its speed"),
@@ -288,7 +290,7 @@ def p2(lab: Lab, say: Say) -> list[Figure]:
         ]
         bench.move_away()
         where = f"{1000 * AWAY:g} ms away"
-        mine, least, theirs = turns(bench, where, archive, file)
+        mine, least, theirs = _restores(bench, where, archive, file)
         return [
             at_least("P2", f"restore against kubectl create -f, {where}", theirs.wall / mine.wall, "times faster", 4.0),
             at_least(

@@ -30,8 +30,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
+import json.encoder
 import os
 import pathlib
 import tempfile
@@ -55,6 +57,7 @@ CLUSTER = "_cluster"
 # More than an API server stores in one object, with room for encryption as text.
 _MEMBER_LIMIT = 64 << 20
 _LINE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+_quote = json.encoder.encode_basestring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +101,27 @@ class Entry:
         if len(stem.encode()) + len(suffix) > 255:
             digest = hashlib.sha256(stem.encode()).hexdigest()[:32]
             stem = stem.encode()[: 255 - len(suffix) - 33].decode("utf-8", "ignore") + "~" + digest
-        return f"objects/{self.group or 'core'}/{self.kind}/{self.namespace or CLUSTER}/{stem}{suffix}"
+        return f"{_folder(self.api_version, self.kind, self.namespace)}/{stem}{suffix}"
 
     def line(self) -> str:
-        """The entry as a line of the index."""
-        return _LINE({name: value for name, value in self.__dict__.items() if value != ""}) + "\n"
+        """The entry as a line of the index: JSON, its keys sorted, without those that are empty."""
+        made = [f'{{"api_version":{_quote(self.api_version)},"kind":{_quote(self.kind)},"name":{_quote(self.name)}']
+        if self.namespace:
+            made.append(f'"namespace":{_quote(self.namespace)}')
+        if self.resource_version:
+            made.append(f'"resource_version":{_quote(self.resource_version)}')
+        if self.sealed:
+            made.append(f'"sealed":{_quote(self.sealed)}')
+        made.append(f'"sha256":{_quote(self.sha256)},"size":{self.size}')
+        if self.uid:
+            made.append(f'"uid":{_quote(self.uid)}')
+        return ",".join(made) + "}\n"
+
+
+@functools.lru_cache(1000)
+def _folder(api_version: str, kind: str, namespace: str) -> str:
+    """Where objects of a kind and a namespace are."""
+    return f"objects/{api_version.rpartition('/')[0] or 'core'}/{kind}/{namespace or CLUSTER}"
 
 
 def digest_of(document: t.Mapping[str, t.Any]) -> str:
@@ -374,7 +393,7 @@ class Reader:
             check_parts(entry.api_version, entry.kind, entry.namespace, entry.name)
             if entry.line().encode() != line:
                 raise ValueError("a line is not as it is written")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise ArchiveError("An archive is refused", where=f"{self.path}: {INDEX}", why=str(error)) from error
         return entry
 

@@ -11,8 +11,6 @@ import dataclasses
 import json
 import typing as t
 
-from ansible.module_utils.common.yaml import yaml_dump
-
 
 @dataclasses.dataclass(frozen=True)
 class Change:
@@ -74,5 +72,7 @@ class Plan:
 def _text(data: dict[str, t.Any]) -> str:
     if not data:
         return ""
+    from ansible.module_utils.common.yaml import yaml_dump  # pylint: disable=import-outside-toplevel
+
     plain = json.loads(json.dumps(data, default=str))
     return str(yaml_dump(plain, sort_keys=True, allow_unicode=True, default_flow_style=False, width=140))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ import zstandard
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _archive, _tar
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, SealError, Vault
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._tar import ArchiveError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
@@ -89,6 +90,13 @@ def test_only_the_owner_can_read_it_and_nothing_else_is_left(whole: Path) -> Non
 
 
 @pytest.mark.skipif(not shutil.which("zstd"), reason="needs zstd")
+def test_a_line_of_the_index_is_plain_json() -> None:
+    odd = Entry("a.example.com/v1", "Kind", 'q"\\\u00e9\u7f51', "0" * 64, 12, "ns", "u", "7", "age")
+    for entry in (odd, dataclasses.replace(odd, namespace="", uid="", resource_version="", sealed="")):
+        fields = {key: value for key, value in dataclasses.asdict(entry).items() if value != ""}
+        assert entry.line() == json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
 def test_other_tools_read_it(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
