@@ -105,17 +105,12 @@ class Entry:
 
     def line(self) -> str:
         """The entry as a line of the index: JSON, its keys sorted, without those that are empty."""
-        made = [f'{{"api_version":{_quote(self.api_version)},"kind":{_quote(self.kind)},"name":{_quote(self.name)}']
-        if self.namespace:
-            made.append(f'"namespace":{_quote(self.namespace)}')
-        if self.resource_version:
-            made.append(f'"resource_version":{_quote(self.resource_version)}')
-        if self.sealed:
-            made.append(f'"sealed":{_quote(self.sealed)}')
-        made.append(f'"sha256":{_quote(self.sha256)},"size":{self.size}')
-        if self.uid:
-            made.append(f'"uid":{_quote(self.uid)}')
-        return ",".join(made) + "}\n"
+        made = f'{{"api_version":{_quote(self.api_version)},"kind":{_quote(self.kind)},"name":{_quote(self.name)},'
+        made += f'"namespace":{_quote(self.namespace)},' if self.namespace else ""
+        made += f'"resource_version":{_quote(self.resource_version)},' if self.resource_version else ""
+        made += f'"sealed":{_quote(self.sealed)},' if self.sealed else ""
+        made += f'"sha256":{_quote(self.sha256)},"size":{self.size}'
+        return made + (f',"uid":{_quote(self.uid)}}}\n' if self.uid else "}\n")
 
 
 @functools.lru_cache(1000)
@@ -499,9 +494,6 @@ def _sync_folder(folder: pathlib.Path) -> None:
 
 
 def _cannot_write(path: pathlib.Path | None, error: OSError) -> MigrationError:
-    return MigrationError(
-        "The backup cannot be written; nothing half-written is left",
-        where=str(path),
-        why=str(error),
-        todo="make room or choose another folder, then run again",
-    )
+    todo = "make room or choose another folder, then run again"
+    what = "The backup cannot be written; nothing half-written is left"
+    return MigrationError(what, where=str(path), why=str(error), todo=todo)
