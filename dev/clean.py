@@ -10,7 +10,7 @@ import shutil
 from dev.paths import VENV_PATH_FILE, cache
 
 #: What lies in the cache: ours (dev/) and the lab's (lab/binaries.py, lab/images).
-NAMES = ("venv-*", "tools", "collections", "ansible-test", "setup.lock", "bin", "images", "stores", "istio-crds-*.json")
+NAMES = ("venv-*", "tools", "collections", "ansible-test", "setup.lock", "bin", "images", "stores", "istio-*.json")
 
 
 def main() -> None:

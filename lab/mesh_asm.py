@@ -6,16 +6,14 @@
 An API server of its own holds the Istio configuration and the IstioGateways. istiod is a process in the cloud at
 10.10.0.3: configuration from there, Services, secrets and token reviews from the ACK cluster (a remote cluster of Istio's
 multi-cluster kind, named by the ACK cluster's id). In the ACK cluster it is the selectorless Service `istiod-1-31-0` in
-istio-system, as ASM names it. It shares the source mesh's root certificate through an intermediate authority of its own.
+istio-system, as ASM names it. It answers injection webhooks too; lab.asm.migrate makes one in the ACK cluster when a
+migration is that far. It shares the source mesh's root certificate through an intermediate authority of its own.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import os
-import subprocess
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +22,12 @@ from typing import Any
 
 import yaml
 
-from lab import binaries, mesh_ca, net, proc
+from lab import binaries, images, mesh_ca, net, proc
 from lab.cluster import REGION, Cluster
+from lab.mesh_manifest import injection
+from lab.mesh_manifest import istio_crds as istio_crds
 from lab.mesh_source import AGENT_ENV, ISTIOD_ENV, NAMESPACE, namespace, secret
-from lab.state import Lab, LabError, write_atomic
+from lab.state import Lab, write_atomic
 
 ACK_ID = "c0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 MESH_ID = "c0asm11112222333344445555666677778"
@@ -35,24 +35,6 @@ ISTIOD = f"istiod-{binaries.ISTIO.replace('.', '-')}"
 CLOUD = "http://127.0.0.1:8100"
 CRDS = Path(__file__).resolve().parent / "crds"
 Object = dict[str, Any]
-
-
-def istio_crds(lab: Lab) -> list[Object]:
-    """Istio's CustomResourceDefinitions, as this istioctl writes them; kept in the cache."""
-    program = binaries.path("istioctl")
-    stat = program.stat()
-    stamp = hashlib.sha256(f"{program}{stat.st_size}{stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    file = lab.cache / f"istio-crds-{stamp}.json"
-    if not file.exists():
-        argv = [str(program), "manifest", "generate", "--set", "profile=minimal", "--set", "components.pilot.enabled=false"]
-        done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "HOME": str(lab.dir)})
-        if done.returncode:
-            raise LabError(f"istioctl manifest generate failed: {done.stderr.strip()[-2000:]}")
-        loaded = yaml.load_all(done.stdout, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        crds = [one for one in loaded if one and one["kind"] == "CustomResourceDefinition"]
-        write_atomic(file, json.dumps(crds), 0o644)
-    found: list[Object] = json.loads(file.read_text())
-    return found
 
 
 def own_crds() -> list[Object]:
@@ -162,8 +144,10 @@ def _ack_objects(ack: Cluster) -> None:
 
 def start_istiod(lab: Lab, asm: Cluster) -> None:
     """istiod as a process; ready when it has read both clusters."""
-    folder = lab.dir / "asm-istiod"  # it looks for several files relative to where it runs: there are none here
-    folder.mkdir(exist_ok=True)
+    folder = lab.dir / "asm-istiod"  # it looks for several files relative to where it runs: there are those of injection
+    (folder / "var/lib/istio/inject").mkdir(parents=True, exist_ok=True)
+    for name, text in injection(lab, images.asm_proxy(REGION), f"{ISTIOD}.{NAMESPACE}.svc:15012").items():
+        write_atomic(folder / "var/lib/istio/inject" / name, text, 0o644)
     host = net.ASM_ADDRESS
     flags = {
         "kubeconfig": asm.kubeconfig,
@@ -185,7 +169,7 @@ def start_istiod(lab: Lab, asm: Cluster) -> None:
         "ROOT_CA_DIR": str(mesh_ca.mesh_authority(lab, "asm")),
         "EXTERNAL_ISTIOD": "true",
         "ISTIOD_CUSTOM_HOST": f"{ISTIOD}.{NAMESPACE}.svc,{host}",
-        "INJECT_ENABLED": "false",
+        "INJECTION_WEBHOOK_CONFIG_NAME": "",  # the controller of migrations makes the webhook, when it is time
         "VALIDATION_WEBHOOK_CONFIG_NAME": "",
         "PILOT_ENABLE_GATEWAY_API": "false",
         "HOME": str(folder),
@@ -204,5 +188,7 @@ def start_controller(lab: Lab, ack: Cluster, asm: Cluster) -> None:
     """The controllers of gateways and of migrations as a process."""
     argv = [sys.executable, "-m", "lab.asm", f"--asm-kubeconfig={asm.kubeconfig}", f"--ack-kubeconfig={ack.kubeconfig}"]
     argv += [f"--cluster-id={ACK_ID}", f"--mesh-id={MESH_ID}", f"--region={REGION}", f"--istiod={ISTIOD}"]
+    # The path says what its proxies are told: the cluster they are in, and the mesh that they belong to.
+    argv += [f"--inject=https://{net.ASM_ADDRESS}:15017/inject/cluster/{ACK_ID}/asm_id/{MESH_ID}"]
     argv += [f"--cloud={CLOUD}", f"--root={mesh_ca.mesh_authority(lab, 'asm') / 'root-cert.pem'}"]
     proc.spawn(lab, "asm-controller", argv, env={"PYTHONPATH": str(CRDS.parents[1])})

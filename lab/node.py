@@ -28,6 +28,7 @@ from lab.machine import Machine
 from lab.state import Lab, LabError, write_atomic
 
 STORE = "/var/lib/containerd"
+RESULTS = "/var/lib/lab-load"  # what load generators in pods write; a folder of the host, so that it can be read from outside
 CONTAINERD = """version = 2
 root = "{root}"
 state = "{state}"
@@ -87,7 +88,7 @@ class Node:
             self.name,
             self.address,
             binds=[(folder, "/opt/lab/kubernetes", True)],
-            folders=[STORE],
+            folders=[STORE, RESULTS],
             nameserver=self.nameserver,
         )
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import logging
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from lab import asm, images
 from lab.asm.controller import Gateways
-from lab.asm.migrate import Migrations, follow
+from lab.asm.migrate import Injector, Migrations, follow
 from lab.asm.render import Mesh
 from lab.kube import Api, KubeError
 
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--istiod", default="istiod-1-31-0", help="name of istiod's Service in the ACK cluster")
     parser.add_argument("--cloud", default="", help="URL of the cloud server: clusters are added to the mesh there")
     parser.add_argument("--root", type=Path, help="ASM's root certificate")
+    parser.add_argument("--inject", default="", help="URL where ASM's istiod injects sidecars; its certificate is of --root")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     mesh = Mesh(options.mesh_id, options.cluster_id, images.asm_proxy(options.region), options.istiod)
@@ -57,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lab.asm: {error}", file=sys.stderr)
         return 1
     root = options.root.read_text() if options.root and options.root.exists() else ""
-    migrations = Migrations(apis[0], apis[1], mesh, root)
+    injector = Injector(options.inject, base64.b64encode(root.encode()).decode()) if options.inject else None
+    migrations = Migrations(apis[0], apis[1], mesh, root, injector)
     controllers = [Gateways(apis[0], apis[1], mesh).controller(), migrations.controller()]
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,13 +14,16 @@ Built from these facts (the real controller is not published):
   while resources of Istio remain, and names them.
 
 What is our choice because nobody says it: an illegal jump is told in status.message (a webhook could refuse it); a failed check
-leaves state and counter of status as they were; Migrating needs PROXY_CONFIG_XDS_AGENT in all of Istio's proxies (the procedure
-asks the user for it); which resources of Istio Finished looks for; the object goes when the cluster leaves the mesh.
+leaves state and counter of status as they were; Migrating needs PROXY_CONFIG_XDS_AGENT in all of Istio's sidecars (the procedure
+asks the user for it; gateways it does not name, and istioctl's cannot get it from the ConfigMap); which resources of Istio
+Finished looks for.
 Two roots: when the meshes' roots differ, each side's mesh configuration gets the other's root (caCertificates), and Istio's
 istiod ISTIO_MULTIROOT_MESH. That is what works with Istio; what ASM really adds is not known. ASM's own istiod needs that
 variable too and is not given it here.
-Left out: ASM's injector. Without one (`Injector`) the webhooks stay as they are and the label does nothing; with one, Istio's
-webhooks leave labelled pods alone and a webhook of ASM takes them. Namespaces are not synchronised to the cluster.
+Injection is a webhook of ASM in the ACK cluster, answered by ASM's istiod (`Injector`); how ASM really arranges it is not known.
+From Migrating on it takes labelled pods, and Istio's webhooks get a rule to leave these alone, so that no pod is injected twice;
+in Finished it takes all pods of namespaces with istio-injection=enabled. When the cluster leaves the mesh, object, webhook and
+rule go; what Istio's mesh configuration got stays. Namespaces are not synchronised to the cluster.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ ISTIOD = path_of("apps/v1", "deployments", NAMESPACE)
 MESH_CONFIG = path_of("v1", "configmaps", NAMESPACE, "istio")
 ROOT = path_of("v1", "configmaps", NAMESPACE, "istio-ca-root-cert")
 OWN_HOOK = "asm-sidecar-injector"
+OWN_HOOK_PATH = path_of(HOOKS, "mutatingwebhookconfigurations", None, OWN_HOOK)
 
 
 class CheckFailed(Exception):
@@ -58,6 +62,15 @@ class Injector:
 
     url: str
     ca_bundle: str
+
+
+@dataclass(frozen=True)
+class IstioProxy:
+    """namespace/name of a pod, and the environment of its proxy, which is a sidecar or (router) a gateway."""
+
+    name: str
+    env: dict[str, str]
+    router: bool
 
 
 class Migrations:
@@ -82,7 +95,10 @@ class Migrations:
             self._asm.create(path_of(GROUP, "asmmigratefromistios"), body)
 
     def left(self) -> None:
-        """The cluster is not in the mesh any more."""
+        """The cluster is not in the mesh any more: pods are Istio's matter again, those with our label too."""
+        self._rule_hooks(obey)
+        if self._ack.find(OWN_HOOK_PATH) is not None:
+            self._ack.delete(OWN_HOOK_PATH)
         if self._asm.find(OBJECT) is not None:
             self._asm.delete(OBJECT)
 
@@ -186,37 +202,45 @@ class Migrations:
     # --- Migrating, Finished -----------------------------------------------------------------------------------------------
 
     def _migrate(self) -> None:
-        old = [name for name, env in self._istio_proxies() if not has_agent(env)]
+        old = [one.name for one in self._istio_proxies() if not one.router and not has_agent(one.env)]
         if old:
             raise CheckFailed(f"{len(old)} pods lack {AGENT}; restart their workloads: {names(old)}")
         if self._injector is None:
             return
+        self._rule_hooks(leave_alone)
+        self._inject(self._injector, labelled_only=True)
+
+    def _inject(self, injector: Injector, *, labelled_only: bool) -> None:
+        hook = own_hook(injector, labelled_only=labelled_only)
+        self._ack.patch(OWN_HOOK_PATH, hook, "apply", fieldManager="asm-controller", force="true")
+
+    def _rule_hooks(self, rule: Callable[[Object], Object]) -> None:
+        """Change the object selectors of Istio's injection webhooks, where they are not so already."""
         for hook in self._hooks():
-            changed = [leave_alone(one) for one in hook["webhooks"]]
+            changed = [rule(one) for one in hook["webhooks"]]
             if changed != hook["webhooks"]:
-                self._ack.patch(
-                    path_of(HOOKS, "mutatingwebhookconfigurations", None, hook["metadata"]["name"]), {"webhooks": changed}
-                )
-        own = own_hook(self._injector)
-        path = path_of(HOOKS, "mutatingwebhookconfigurations", None, OWN_HOOK)
-        self._ack.patch(path, own, "apply", fieldManager="asm-controller", force="true")
+                path = path_of(HOOKS, "mutatingwebhookconfigurations", None, hook["metadata"]["name"])
+                version = {"resourceVersion": hook["metadata"].get("resourceVersion")}
+                self._ack.patch(path, {"metadata": version, "webhooks": changed})
 
     def _finish(self) -> None:
         left = [f"Deployment {NAMESPACE}/{one['metadata']['name']}" for one in self._istiods()]
         left += [f"MutatingWebhookConfiguration {hook['metadata']['name']}" for hook in self._hooks()]
-        pods = [name for name, _env in self._istio_proxies()]
+        pods = [one.name for one in self._istio_proxies()]
         if pods:
             left.append(f"{len(pods)} pods with a proxy of Istio ({names(pods)})")
         if left:
             raise CheckFailed(f"resources of Istio remain; clear them: {', '.join(left)}")
+        if self._injector is not None:
+            self._inject(self._injector, labelled_only=False)
 
     def _hooks(self) -> list[Object]:
         """Istio's injectors, not ASM's own."""
         found = self._ack.list(path_of(HOOKS, "mutatingwebhookconfigurations"), labelSelector="app=sidecar-injector")["items"]
         return [hook for hook in found if hook["metadata"]["name"] != OWN_HOOK]
 
-    def _istio_proxies(self) -> list[tuple[str, dict[str, str]]]:
-        """namespace/name and proxy environment of the pods that run, with a proxy that is not ASM's."""
+    def _istio_proxies(self) -> list[IstioProxy]:
+        """Of the pods that run, those with a proxy that is not ASM's."""
         found = []
         for pod in self._ack.list(path_of("v1", "pods"))["items"]:
             if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
@@ -224,7 +248,8 @@ class Migrations:
             for one in [*pod["spec"].get("containers", []), *pod["spec"].get("initContainers", [])]:
                 env = {item["name"]: str(item.get("value") or "") for item in one.get("env") or []}
                 if one["name"] == "istio-proxy" and "ASM_ID" not in env:
-                    found.append((f"{pod['metadata']['namespace']}/{pod['metadata']['name']}", env))
+                    name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+                    found.append(IstioProxy(name, env, "router" in (one.get("args") or [])[:2]))
         return found
 
 
@@ -243,21 +268,36 @@ def names(found: list[str]) -> str:
     return ", ".join(sorted(found)[:5]) + (" ..." if len(found) > 5 else "")
 
 
+_RULE = {"key": LABEL, "operator": "NotIn", "values": ["true"]}
+
+
 def leave_alone(webhook: Object) -> Object:
     """An injection webhook of Istio that does not look at pods which ask for ASM's sidecar."""
     selector = dict(webhook.get("objectSelector") or {})
-    rule = {"key": LABEL, "operator": "NotIn", "values": ["true"]}
     rules = list(selector.get("matchExpressions") or [])
-    return webhook if rule in rules else {**webhook, "objectSelector": {**selector, "matchExpressions": [*rules, rule]}}
+    return webhook if _RULE in rules else {**webhook, "objectSelector": {**selector, "matchExpressions": [*rules, _RULE]}}
 
 
-def own_hook(injector: Injector) -> Object:
-    """ASM's injection: pods that ask for it by label, in namespaces where injection is enabled."""
+def obey(webhook: Object) -> Object:
+    """The same webhook as it was before `leave_alone`."""
+    selector = dict(webhook.get("objectSelector") or {})
+    rules = list(selector.pop("matchExpressions", None) or [])
+    if _RULE not in rules:
+        return webhook
+    rules.remove(_RULE)
+    return {**webhook, "objectSelector": {**selector, **({"matchExpressions": rules} if rules else {})}}
+
+
+def own_hook(injector: Injector, *, labelled_only: bool) -> Object:
+    """ASM's injection in namespaces where it is enabled: of pods that ask for it by label, or of all that do not opt out."""
+    chosen = {"key": LABEL, "operator": "In", "values": ["true"]}
+    others = {"key": LABEL, "operator": "NotIn", "values": ["false"]}
+    not_out = {"key": "sidecar.istio.io/inject", "operator": "NotIn", "values": ["false"]}
     webhook = {
         "name": "asm.sidecar-injector.istio.io",
         "clientConfig": {"url": injector.url, "caBundle": injector.ca_bundle},
         "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
-        "objectSelector": {"matchExpressions": [{"key": LABEL, "operator": "In", "values": ["true"]}]},
+        "objectSelector": {"matchExpressions": [chosen if labelled_only else others, not_out]},
         "namespaceSelector": {"matchExpressions": [{"key": INJECTION, "operator": "In", "values": ["enabled"]}]},
         "failurePolicy": "Fail",
         "sideEffects": "None",

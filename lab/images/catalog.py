@@ -177,9 +177,15 @@ def _proxyv2() -> Image:
     )
 
 
+def _echo() -> Image:
+    """The sample application, and its client: both sides of traffic inside of a mesh."""
+    programs: list[Entry] = [File(f"usr/local/bin/{name}", binaries.path(name), 0o755) for name in ("echo", "traffic")]
+    return Image([_base(), programs], ["/usr/local/bin/echo"], "65534:65534")
+
+
 _IMAGES: dict[str, Callable[[], Image]] = {
     "pause": lambda: Image([[File("pause", binaries.path("pause"), 0o755)]], ["/pause"], "65535:65535"),
-    "echo": lambda: _single("echo", "usr/local/bin/echo", user="65534:65534"),
+    "echo": _echo,
     "proxyv2": _proxyv2,
     "istiod": lambda: _single("pilot-discovery", "usr/local/bin/pilot-discovery", user=f"{ISTIO_UID}:{ISTIO_UID}"),
     "coredns": lambda: _single("coredns", "coredns"),

@@ -19,7 +19,7 @@ from lab.asm.migrate import (
     LABEL,
     MESH_CONFIG,
     OBJECT,
-    OWN_HOOK,
+    OWN_HOOK_PATH,
     ROOT,
     STATES,
     Injector,
@@ -262,11 +262,34 @@ def test_with_an_injector_the_label_chooses_the_mesh() -> None:
     (webhook,) = world.ack.objects[HOOK]["webhooks"]
     rule = {"key": LABEL, "operator": "NotIn", "values": ["true"]}
     assert webhook["objectSelector"] == {"matchLabels": {"a": "b"}, "matchExpressions": [rule]}
-    (own,) = world.ack.objects[path_of(HOOKS, "mutatingwebhookconfigurations", None, OWN_HOOK)]["webhooks"]
-    assert own["objectSelector"]["matchExpressions"] == [{**rule, "operator": "In"}]
+    (own,) = world.ack.objects[OWN_HOOK_PATH]["webhooks"]
+    assert {**rule, "operator": "In"} in own["objectSelector"]["matchExpressions"]
     for path in (ISTIOD, HOOK):
         del world.ack.objects[path]
     assert world.ask(state=DONE) == reached(DONE)  # ASM's own webhook is no remnant of Istio
+    (own,) = world.ack.objects[OWN_HOOK_PATH]["webhooks"]
+    assert {**rule, "operator": "In"} not in own["objectSelector"]["matchExpressions"]
+
+
+def test_a_cluster_that_leaves_has_the_webhooks_of_before() -> None:
+    world = World(injector=Injector("https://192.0.2.1/inject", "Q0E="))
+    before = copy.deepcopy(world.ack.objects[HOOK]["webhooks"])
+    world.migrations.left()
+    assert world.ack.writes == [("PATCH", NS)]  # the label of the beginning, and nothing since
+    world.migrations.joined()
+    world.ask(state=SETUP)
+    world.ask(state=MOVING)
+    assert world.ack.objects[HOOK]["webhooks"] != before
+    world.migrations.left()
+    assert world.ack.objects[HOOK]["webhooks"] == before and OWN_HOOK_PATH not in world.ack.objects
+
+
+def test_a_gateway_is_no_sidecar_that_has_to_be_restarted(world: World) -> None:
+    path, one = pod("istio-ingressgateway-1", namespace="istio-system")
+    one["spec"]["containers"][0]["args"] = ["proxy", "router"]
+    world.ack.objects[path] = one
+    world.ask(state=SETUP)
+    assert world.ask(state=MOVING) == reached(MOVING)
 
 
 def test_who_is_in_the_mesh_is_followed(world: World) -> None:

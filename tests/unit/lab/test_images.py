@@ -30,7 +30,7 @@ def layer(entries: list[Entry]) -> bytes:
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("pause", "echo", "pilot-discovery", "coredns"):
+    for name in ("pause", "echo", "traffic", "pilot-discovery", "coredns"):
         (programs / name).write_bytes(f"program {name}".encode())
         (programs / name).chmod(0o755)
     monkeypatch.setenv("LAB_BIN", str(programs))

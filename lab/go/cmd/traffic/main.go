@@ -51,6 +51,7 @@ func main() {
 	outFile := flag.String("out", "-", "file for the lines, - is standard output")
 	stopFile := flag.String("stop-file", "", "end when this file exists")
 	failures := flag.Bool("failures", true, "also write a line for each failed request (at most 1000)")
+	chance := flag.Bool("chance", false, "arrivals at moments by chance, at the same rate")
 	flag.Var(&targets, "target", "NAME=URL, may be repeated")
 	flag.Var(&resolve, "resolve", "HOST=IP, may be repeated")
 	flag.Parse()
@@ -69,7 +70,7 @@ func main() {
 	}
 	c := traffic.Config{
 		Rate: *rate, Duration: *duration, NewRatio: *newRatio, Timeout: *timeout, Bucket: *bucket,
-		InFlight: *inFlight, StopFile: *stopFile, Failures: *failures,
+		InFlight: *inFlight, StopFile: *stopFile, Failures: *failures, Chance: *chance,
 	}
 	for _, pair := range targets {
 		t, err := traffic.NewTarget(pair[0], pair[1], hosts, roots)

@@ -36,6 +36,7 @@ type Config struct {
 	InFlight int64 // bound of requests under way
 	StopFile string
 	Failures bool // also write a line per failed request (at most 1000)
+	Chance   bool // each arrival at a moment by chance in its 1/Rate, so that nothing can keep step with us
 }
 
 // Check says what is wrong with a configuration.
@@ -105,8 +106,8 @@ func Run(ctx context.Context, c Config, out io.Writer) (Report, error) {
 	return report, err
 }
 
-// arrivals starts request i at start + i/rate, late ones at once and all of them, and returns why it
-// ended. Target and kind of connection are chosen by chance: a load balancer deals out connections in turn,
+// arrivals starts request i at start + i/rate (by chance: in the 1/rate after it), late ones at once and
+// all of them, and returns why it ended. Target and kind of connection are chosen by chance: a load balancer deals out connections in turn,
 // and a beat of ours beside the beat of a probe would show the same side to each of them for ever.
 func arrivals(ctx context.Context, c Config, start time.Time, sent, inFlight *atomic.Int64, under *sync.WaitGroup, outcomes chan<- Outcome) string {
 	gap := float64(time.Second) / c.Rate
@@ -114,7 +115,11 @@ func arrivals(ctx context.Context, c Config, start time.Time, sent, inFlight *at
 	defer timer.Stop()
 	var looked time.Time
 	for i := int64(0); ; i++ {
-		after := time.Duration(float64(i) * gap)
+		place := float64(i)
+		if c.Chance {
+			place += rand.Float64()
+		}
+		after := time.Duration(place * gap)
 		over := after >= c.Duration
 		due := start.Add(min(after, c.Duration))
 		if now := time.Now(); c.StopFile != "" && now.Sub(looked) > 100*time.Millisecond {

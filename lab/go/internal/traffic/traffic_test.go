@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -249,6 +250,33 @@ func TestArrivalsDoNotWaitForAnswers(t *testing.T) {
 	}
 	if len(lines) < 8 || sent != 50 || ok != 50 || lines[len(lines)-1]["summary"] != true {
 		t.Errorf("%d lines, sent %g, ok %g", len(lines), sent, ok)
+	}
+}
+
+func TestArrivalsByChanceKeepTheRateAndNoBeat(t *testing.T) {
+	var mu sync.Mutex
+	var at []time.Time
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		at = append(at, time.Now())
+	}))
+	defer server.Close()
+	report, _ := run(t, context.Background(), Config{
+		Rate: 50, Duration: time.Second, Targets: []*Target{target(t, server.URL)}, Chance: true,
+		Timeout: time.Second, Bucket: time.Second, InFlight: 1000,
+	})
+	if report.Sent != 50 || report.OK != 50 {
+		t.Errorf("%+v", report)
+	}
+	uneven := 0
+	for i := 1; i < len(at); i++ {
+		if gap := at[i].Sub(at[i-1]); gap < 14*time.Millisecond || gap > 26*time.Millisecond {
+			uneven++
+		}
+	}
+	if uneven < 10 {
+		t.Errorf("only %d of %d gaps are not those of a beat", uneven, len(at))
 	}
 }
 
