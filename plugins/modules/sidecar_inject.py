@@ -58,8 +58,12 @@ options:
       - V(moved) brings the workloads to the target, wave by wave.
       - V(restored) gives those that this migration moved the labels and annotations of before, exactly. It knows them from the
         journal or its mirror in the cluster. O(waves) and O(gates) are not used then.
+      - V(restarted) restarts in waves, with the same care, the workloads of Istio whose proxies were made before ASM prepared
+        Istio for two meshes, so that they do not have C(PROXY_CONFIG_XDS_AGENT). ASM asks for it before C(Migrating). O(labels),
+        O(annotations), O(trust), O(on_fail) and O(restore_failed) are not used then, for there is nothing to go back to. The
+        annotation C(servicemesh.migration/restarted) stays in the templates.
     type: str
-    choices: [moved, restored]
+    choices: [moved, restored, restarted]
     default: moved
   namespaces:
     description:
@@ -432,7 +436,7 @@ def main() -> None:
             **gates_spec(),
             **state_spec(),
             **wait_spec(),
-            "state": {"type": "str", "choices": ["moved", "restored"], "default": "moved"},
+            "state": {"type": "str", "choices": ["moved", "restored", "restarted"], "default": "moved"},
             "namespaces": {"type": "list", "elements": "str", "default": []},
             "label_selector": {"type": "str"},
             "labels": {"type": "dict", "default": {"sidecar.asm.aliyun.com/inject": "true", "istio.io/rev": None}},

@@ -26,16 +26,17 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _asm_kubeconfig as files
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_pods import Proxy, listed, proxies
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_session import (
     ASM_VERSION,
     KUBERNETES_VERSION,
     AsmSession,
     mesh_refusals,
     open_asm,
+    proxies,
     too_old,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal, enforce
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxy, listed
 
 Object = dict[str, t.Any]
 HAS_NAMESPACE = 4

@@ -19,8 +19,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_pods import proxies
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_session import named_source
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_session import named_source, proxies
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_steering import (
     FIELD,
     GROUP,

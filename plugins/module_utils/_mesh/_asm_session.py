@@ -15,8 +15,10 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._asm 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import POD
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxy, proxy_of
 
 # The vendor's procedure needs at least these.
 ASM_VERSION, KUBERNETES_VERSION, ISTIO_VERSION, GATEWAY_VERSION = "1.24", "1.21", "1.10", "1.22"
@@ -54,6 +56,11 @@ def open_asm(options: t.Mapping[str, t.Any], check_mode: bool) -> AsmSession:
         enabled=not check_mode,
     )
     return AsmSession(options, Asm(options["alibaba"]), source, journal)
+
+
+def proxies(cluster: Cluster) -> list[Proxy]:
+    """All pods with a proxy of whatever mesh, in all namespaces."""
+    return [found for pod in cluster.list_all(POD) if (found := proxy_of(pod)) is not None]
 
 
 def parts(version: str) -> tuple[int, int]:

@@ -15,13 +15,13 @@ import dataclasses
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_pods import Proxy, listed
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_session import (
     ISTIO_VERSION,
     KUBERNETES_VERSION,
     too_old,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxy, listed
 
 Object = dict[str, t.Any]
 GROUP, KIND, NAME = "istio.alibabacloud.com", "ASMMigrateFromIstio", "default"
@@ -123,6 +123,7 @@ def plan(seen: Observed, wanted: Wanted) -> tuple[Plan, list[Refusal]]:
         after["desiredState"] = wanted.state
         reasons.append(f"the next state after {now.state}")
         refusals += readiness(seen, wanted.state)
+        made.notes += _gateways(seen, wanted.state)
     elif now.message:
         refusals += _retry(seen, now, wanted, after, reasons)
     elif not now.settled:
@@ -185,14 +186,23 @@ def readiness(seen: Observed, state: str) -> list[Refusal]:
     if state == "SetupIstioForMigrate":
         return _versions(seen)
     theirs = [item for item in seen.proxies if not item.mesh]
-    if state == "Migrating" and (old := [item for item in theirs if not item.ready_for_two]):
+    if state == "Migrating" and (old := [item for item in theirs if not item.ready_for_two and not item.router]):
         why = f"{len(old)} pods have a sidecar that knows one trust only: {listed(old)}"
-        todo = "restart the workloads of these pods; their proxy then has PROXY_CONFIG_XDS_AGENT"
+        todo = "restart the workloads of these pods (sidecar_inject, state: restarted): new proxies have PROXY_CONFIG_XDS_AGENT"
         return [Refusal("Not all sidecars are ready for two meshes", seen.where, why, todo, order=True)]
     if state == "Finished" and theirs:
         why = f"{len(theirs)} pods have a proxy of Istio: {listed(theirs)}"
         return [Refusal("Istio is in use still", seen.where, why, "move these workloads and gateways to ASM first", order=True)]
     return []
+
+
+def _gateways(seen: Observed, state: str) -> list[str]:
+    """The procedure restarts sidecars; a gateway whose manifest istioctl wrote would not even get the variable by that."""
+    old = [one for one in seen.proxies or () if one.router and not (one.mesh or one.ready_for_two)]
+    if state != "Migrating" or not old:
+        return []
+    why = "when the meshes have two roots they cannot reach workloads of ASM: give it to them in their manifest"
+    return [f"{len(old)} pods of Istio's gateways do not have PROXY_CONFIG_XDS_AGENT ({listed(old)}); {why}"]
 
 
 def _versions(seen: Observed) -> list[Refusal]:

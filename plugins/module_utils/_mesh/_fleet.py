@@ -355,7 +355,8 @@ class Fleet:
     def _end(self, one: Flight, state: str, reason: str) -> None:
         one.state, one.reason = state, reason
         one.seconds = self._clock.monotonic() - one.began if one.began else 0.0
-        self._journal.write("workload", target=_inject.target_name(one.workload), state=state, reason=reason, forth=one.forth)
+        target, trail = _inject.target_name(one.workload), one.workload.trail
+        self._journal.write("workload", target=target, state=state, reason=reason, forth=one.forth, trail=trail)
 
 
 def _name(pod: Object) -> str:

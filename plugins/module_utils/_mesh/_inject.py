@@ -25,7 +25,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workl
 )
 
 Object = dict[str, t.Any]
-PREFIX = "inject/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Original:
 
 def journal_key(one: Workload) -> str:
     """With the UID: a workload that was made anew has a past of its own."""
-    return f"{PREFIX}{one.place}/{one.uid}"
+    return f"{one.trail}/{one.place}/{one.uid}"
 
 
 def read_original(value: Object) -> Original:

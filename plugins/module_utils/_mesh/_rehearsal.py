@@ -21,6 +21,11 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidec
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import Wish, Workload
 
 Object = dict[str, t.Any]
+_PREPARE = "let ASM prepare Istio first (asm_migration, state: SetupIstioForMigrate)"
+_SWITCH = (
+    "check that the target's injection is on for this cluster and namespace (ASM: state Migrating), and the options labels and "
+    "target_proxy"
+)
 _NAME = "servicemesh-migration-rehearsal"
 
 
@@ -49,12 +54,12 @@ def rehearse(cluster: Cluster, members: t.Sequence[Workload], wish: Wish, proxie
         made = cluster.create(POD, pod_of(found, wish), dry_run=True)
         differs = proxies.differs(sidecar_of(made))
         if differs:
+            what = "that trusts both meshes" if proxies.two_meshes else "of the target"
             raise MigrationError(
-                "A new pod would not get a sidecar of the target, so nothing is restarted",
+                f"A new pod would not get a sidecar {what}, so nothing is restarted",
                 where=f"{cluster.name}/{one.place}",
                 why=f"in a dry run: {differs}",
-                todo="check that the target's injection is on for this cluster and namespace (ASM: state Migrating), and the "
-                "options labels and target_proxy",
+                todo=_PREPARE if proxies.two_meshes else _SWITCH,
                 details={"rehearsal": True},
             )
         return ""

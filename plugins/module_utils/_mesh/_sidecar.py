@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 # Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
-"""The sidecar of a pod, and which control plane it belongs to. Pure.
+"""The proxy of a pod, and which control plane it belongs to. Pure.
 
-The annotation sidecar.istio.io/status and the revision say the same in both meshes. What tells ASM's sidecar is ASM_ID in the
-environment of its proxy; then the address of its control plane, and its image.
+The annotation sidecar.istio.io/status and the revision say the same in both meshes. What tells ASM's proxy is ASM_ID in its
+environment; then the address of its control plane, and its image. A native sidecar is among the init containers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import typing as t
 
 Object = dict[str, t.Any]
 PROXY = "istio-proxy"
+#: With it a proxy of Istio asks its control plane for the roots to trust, and so learns of a second one.
+XDS_AGENT = "PROXY_CONFIG_XDS_AGENT"
 _OVER = ("Succeeded", "Failed")
 
 
@@ -34,21 +36,37 @@ class Sidecar:
     def asm_id(self) -> str:
         return self.env.get("ASM_ID", "")
 
+    @property
+    def two_meshes(self) -> bool:
+        """It takes the trust of both meshes: by the variable itself, or by the metadata in its configuration that become it."""
+        if self.env.get(XDS_AGENT, "").lower() == "true":
+            return True
+        try:
+            return str((_config(self.env).get("proxyMetadata") or {}).get(XDS_AGENT, "")).lower() == "true"
+        except AttributeError:
+            return False
+
 
 @dataclasses.dataclass(frozen=True)
 class Proxies:
-    """What the proxies of the target mesh are known by; with nothing said, by having an ASM_ID at all."""
+    """What the proxies of the target mesh are known by; with nothing said, by having an ASM_ID at all.
+
+    :arg two_meshes: instead of all that, whether they take the trust of both meshes (any of ASM's does).
+    """
 
     asm_id: str = ""
     discovery_address: str = ""
     image: str = ""
     trust_domain: str = ""
     roots: tuple[str, ...] = ()
+    two_meshes: bool = False
 
     def differs(self, sidecar: Sidecar | None) -> str:
         """Why this is no proxy of the target, or nothing."""
         if sidecar is None:
             return "it has no sidecar"
+        if self.two_meshes:
+            return "" if sidecar.asm_id or sidecar.two_meshes else f"it does not have {XDS_AGENT}"
         if self.asm_id and sidecar.asm_id != self.asm_id:
             return f"its ASM_ID is {sidecar.asm_id or 'missing'}, not {self.asm_id}"
         if self.discovery_address and _host(sidecar.discovery) != _host(self.discovery_address):
@@ -69,7 +87,7 @@ def read_proxies(given: t.Mapping[str, t.Any] | None) -> Proxies:
     """The option ``target_proxy``."""
     texts = {key: str(value) for key, value in (given or {}).items() if value and key != "roots"}
     roots = tuple(str(item).replace(":", "").lower() for item in (given or {}).get("roots") or ())
-    return Proxies(**texts, roots=roots)
+    return Proxies(roots=roots, **t.cast("dict[str, t.Any]", texts))
 
 
 def live(pod: Object) -> bool:
@@ -94,15 +112,47 @@ def sidecar_of(pod: Object) -> Sidecar | None:
 
 def _read(container: Object, *, native: bool) -> Sidecar:
     env = {item["name"]: str(item.get("value") or "") for item in container.get("env") or []}
-    try:
-        config = json.loads(env.get("PROXY_CONFIG") or "{}")
-    except ValueError:
-        config = {}
-    address = config.get("discoveryAddress") if isinstance(config, dict) else ""
     return Sidecar(
         image=str(container.get("image") or ""),
         env=env,
-        discovery=str(address or env.get("CA_ADDR") or ""),
+        discovery=str(_config(env).get("discoveryAddress") or env.get("CA_ADDR") or ""),
         native=native,
         router="router" in (container.get("args") or [])[:2],
     )
+
+
+def _config(env: t.Mapping[str, str]) -> Object:
+    try:
+        config = json.loads(env.get("PROXY_CONFIG") or "{}")
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+    """Whose proxy a pod has. :arg mesh: the id of the ASM instance, empty for Istio's own. :arg router: it is a gateway."""
+
+    namespace: str
+    pod: str
+    mesh: str
+    ready_for_two: bool
+    router: bool = False
+
+    @property
+    def place(self) -> str:
+        return f"{self.namespace}/{self.pod}"
+
+
+def proxy_of(pod: Object) -> Proxy | None:
+    """None for a pod without a proxy, or one that has ended; a pod that is being deleted still has one."""
+    found, meta = sidecar_of(pod), pod["metadata"]
+    if found is None or (pod.get("status") or {}).get("phase") in _OVER:
+        return None
+    return Proxy(meta.get("namespace", ""), meta["name"], found.asm_id, found.two_meshes, found.router)
+
+
+def listed(found: t.Sequence[Proxy], most: int = 5) -> str:
+    """The first few, and how many more."""
+    names = sorted(item.place for item in found)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

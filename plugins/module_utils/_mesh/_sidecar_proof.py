@@ -26,6 +26,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidec
 
 Object = dict[str, t.Any]
 ADMIN = 15000
+# Istio's bootstrap leaves control_plane.* out of what a sidecar counts; the open stream of its configuration is there.
+_STREAMS = re.compile(r"cluster\.xds-grpc;?\.upstream_rq_active")
 _STATS = (
     "control_plane.connected_state",
     "cluster_manager.cds.update_success",
@@ -33,7 +35,11 @@ _STATS = (
     "listener_manager.lds.update_success",
     "listener_manager.lds.update_rejected",
 )
-_PATHS = ("/certs", "/config_dump?resource=dynamic_active_secrets", "/stats?format=json&filter=" + "%7C".join(_STATS))
+_PATHS = (
+    "/certs",
+    "/config_dump?resource=dynamic_active_secrets",
+    "/stats?format=json&filter=" + "%7C".join((*_STATS, "upstream_rq_active")),
+)
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -51,11 +57,11 @@ class Facts:
         return {**dataclasses.asdict(self), "roots": list(self.roots)}
 
 
-def ask(cluster: Cluster, pod: Object, timeout: float, paths: t.Sequence[str] = _PATHS) -> list[bytes]:
-    """GET each path of the proxy's admin port, over one connection. Raises MigrationError."""
+def ask(cluster: Cluster, pod: Object, timeout: float, paths: t.Sequence[str] = _PATHS, port: int = ADMIN) -> list[bytes]:
+    """GET each path of the proxy's admin port (or another one), over one connection. Raises MigrationError."""
     meta = pod["metadata"]
     found: list[bytes] = []
-    with forwarded(cluster, meta["namespace"], meta["name"], ADMIN, timeout) as sock:
+    with forwarded(cluster, meta["namespace"], meta["name"], port, timeout) as sock:
         connection = http.client.HTTPConnection("localhost", timeout=timeout)
         connection.auto_open = 0  # never to another place than the pod
         connection.sock = sock
@@ -65,19 +71,19 @@ def ask(cluster: Cluster, pod: Object, timeout: float, paths: t.Sequence[str] = 
                 answer = connection.getresponse()
                 data = answer.read()
                 if answer.status != 200:
-                    raise _silent(cluster, meta, f"it answered {path.partition('?')[0]} with {answer.status}")
+                    raise _silent(cluster, meta, port, f"it answered {path.partition('?')[0]} with {answer.status}")
                 found.append(data)
         except (OSError, http.client.HTTPException) as error:
-            raise _silent(cluster, meta, str(error) or type(error).__name__) from error
+            raise _silent(cluster, meta, port, str(error) or type(error).__name__) from error
     return found
 
 
-def _silent(cluster: Cluster, meta: Object, why: str) -> MigrationError:
+def _silent(cluster: Cluster, meta: Object, port: int, why: str) -> MigrationError:
     return MigrationError(
-        "The proxy of a pod does not tell what it has",
-        where=f"{cluster.name}/{meta['namespace']}/Pod/{meta['name']} port {ADMIN}",
+        "The proxy of a pod does not tell what it has" if port == ADMIN else "A pod does not tell what it has",
+        where=f"{cluster.name}/{meta['namespace']}/Pod/{meta['name']} port {port}",
         why=why,
-        todo="look at the container istio-proxy of this pod",
+        todo="look at the containers of this pod",
         transient=True,
     )
 
@@ -88,7 +94,7 @@ def read_facts(certs: bytes, secrets: bytes, stats: bytes) -> Facts:
     return Facts(
         identity=_identity(_json(certs)),
         roots=_roots(_json(secrets)),
-        connected=numbers.get(_STATS[0]) == 1,
+        connected=numbers.get(_STATS[0]) == 1 or any(value and _STREAMS.fullmatch(name) for name, value in numbers.items()),
         configured=min(numbers.get(_STATS[1], 0), numbers.get(_STATS[3], 0)) > 0,
         rejected=numbers.get(_STATS[2], 0) + numbers.get(_STATS[4], 0),
     )

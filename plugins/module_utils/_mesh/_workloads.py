@@ -33,6 +33,8 @@ JOB = kind_of("batch/v1", "Job")
 CRON_JOB = kind_of("batch/v1", "CronJob")
 _READ: tuple[Kind, ...] = (NAMESPACE, POD, *MOVABLE.values(), CONTROLLER, JOB, CRON_JOB, PDB, SERVICE)
 _NEVER = ("kube-system", "kube-public", "kube-node-lease")
+#: What a run does with workloads; its originals in the journal are apart from those of the other.
+MOVE, RESTART = "inject", "restart"
 #: Where the pods of a workload are.
 SOURCE, MOVING, TARGET = "source", "moving", "target"
 _INJECT = "sidecar.istio.io/inject"
@@ -65,6 +67,7 @@ class Workload:
     :arg guard: what maxUnavailable is set to while it rolls, when its own value would take too much away; None: left as it is.
     :arg cost: pods that are at most away at once. :arg obstacle: why it is not moved now. :arg pdbs: budgets over its pods.
     :arg slack: seconds in which one pod may come and go without a sign: minReadySeconds and the grace period.
+    :arg trail: what is done with it, see MOVE.
     """
 
     kind: str
@@ -83,6 +86,7 @@ class Workload:
     native: bool = False
     obstacle: str = ""
     pdbs: tuple[str, ...] = ()
+    trail: str = MOVE
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -124,6 +128,7 @@ class Scope:
     namespaces: tuple[str, ...] = ()
     selector: Selector = ()
     proven: t.Collection[str] = ()
+    trail: str = MOVE
 
 
 Inventory = dict[str, list[Object]]
@@ -330,6 +335,7 @@ class _Survey:
             native,
             obstacle,
             tuple(sorted(f"{meta['namespace']}/{pdb['metadata']['name']}" for pdb in budgets)),
+            self._scope.trail,
         )
 
     def _in_the_way(self, item: Object, labels: t.Mapping[str, str]) -> str:

@@ -26,6 +26,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._inject import Original, Return
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import Wave
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import (
+    MOVE,
     SOURCE,
     Scope,
     Survey,
@@ -81,9 +82,9 @@ def open_(one: Workload, originals: t.Mapping[str, Original]) -> bool:
     return (one.state == SOURCE and not one.obstacle) or _inject.unsettled(one, originals.get(_inject.journal_key(one)))
 
 
-def originals_of(journal: Journal) -> dict[str, Original]:
+def originals_of(journal: Journal, trail: str = MOVE) -> dict[str, Original]:
     """What the journal knows, by its key. A guard that the way back needed counts for its workload."""
-    values = journal.originals(_inject.PREFIX)
+    values = journal.originals(f"{trail}/")
     found = {key: _inject.read_original(value) for key, value in values.items() if not key.endswith(_BACK)}
     for key, value in values.items():
         first = found.get(key.removesuffix(_BACK)) if key.endswith(_BACK) else None
@@ -94,11 +95,11 @@ def originals_of(journal: Journal) -> dict[str, Original]:
     return found
 
 
-def unjudged_of(journal: Journal) -> set[int]:
+def unjudged_of(journal: Journal, trail: str = MOVE) -> set[int]:
     """Waves that were begun and never passed, by this machine's journal."""
     found: set[int] = set()
     for entry in journal.entries():
-        if entry.get("event") != "inject":
+        if entry.get("event") != trail:
             continue
         if entry.get("what") == "begin":
             found.add(int(entry["step"]))
@@ -109,11 +110,11 @@ def unjudged_of(journal: Journal) -> set[int]:
     return found
 
 
-def proven_of(journal: Journal) -> set[str]:
+def proven_of(journal: Journal, trail: str = MOVE) -> set[str]:
     """Places of workloads that an earlier run saw arrive, by this machine's journal. Unwell since is another matter."""
     found: set[str] = set()
     for entry in journal.entries():
-        if entry.get("event") == "workload":
+        if entry.get("event") == "workload" and entry.get("trail", MOVE) == trail:
             place = str(entry.get("target", "")).partition("/")[2]
             (found.add if entry.get("forth") and entry.get("state") == DONE else found.discard)(place)
     return found
@@ -201,7 +202,7 @@ class Convoy:
 
     def _prepare(self, waves: t.Sequence[Wave[Workload]]) -> list[Flight]:
         """Flights for all that is left in these waves; what has to be remembered is on the disk before the first patch."""
-        known = originals_of(self._journal)
+        known = originals_of(self._journal, self._scope.trail)
         handled = {one.workload.key for some in self._flights.values() for one in some}
         fresh: dict[str, Object] = {}
         found: list[Flight] = []
@@ -272,7 +273,7 @@ class Convoy:
     def bring_back(self, chosen: t.Callable[[Workload], bool], stop: t.Callable[[], str] = lambda: "") -> list[Flight]:
         """Undo from the state of now what this migration did to the chosen workloads; raises when not all of it could be."""
         seen = survey(read(self._cluster, self._scope.namespaces), dataclasses.replace(self._scope, selector=()))
-        back, refused, over = _inject.returns(seen, originals_of(self._journal), ())
+        back, refused, over = _inject.returns(seen, originals_of(self._journal, self._scope.trail), ())
         flights = self.flights_back([item for item in back if chosen(item.workload)])
         stopped = ""
         while any(one.state in (QUEUED, ROLLING) for one in flights):

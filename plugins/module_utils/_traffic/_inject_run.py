@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 import os
 import typing as t
@@ -28,6 +29,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollo
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import live, read_proxies, ready, sidecar_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import Rule, read_waves, split
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import (
+    RESTART,
     Scope,
     Wish,
     Workload,
@@ -77,6 +79,10 @@ _CONTROL_INTERVAL = 2.0
 _SAY = 2.0
 # Names in a message or warning.
 _MOST = 5
+#: In the pod template of what was restarted. It stays there: to take it away would restart all pods once more, for nothing.
+RESTARTED = "servicemesh.migration/restarted"
+# The journal's key for its value of a restart that is not through.
+_MARK = "restarting"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +102,9 @@ class Wanted:
 
 def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
     """Everything that can be wrong without asking anybody is found here. Raises InputError."""
-    back = params["state"] == "restored"
+    back, again = params["state"] == "restored", params["state"] == "restarted"
     wish = Wish(_texts(params["labels"], "labels"), _texts(params["annotations"], "annotations"))
-    if not any(value is not None for part in (wish.labels, wish.annotations) for value in part.values()):
+    if not again and not any(value is not None for part in (wish.labels, wish.annotations) for value in part.values()):
         raise InputError(
             "It is not said which label moves a workload",
             why="labels and annotations set no value",
@@ -114,7 +120,7 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
     if unknown:
         raise InputError(f"Workloads of kind {unknown[0]} are not moved", todo=f"name kinds among {', '.join(MOVABLE)}")
     manners = Rules(
-        on_fail=params["on_fail"],
+        on_fail="hold" if again else params["on_fail"],
         on_interrupt="hold",
         baseline=params["baseline_timeout"],
         soak=params["soak"],
@@ -136,6 +142,10 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
         tuple(params["namespaces"]),
         parse_selector(params["label_selector"]),
     )
+    if again:
+        # What is wished for is known with the journal, see ``restarting``.
+        own = dataclasses.replace(scope.proxies, two_meshes=True)
+        scope = dataclasses.replace(scope, wish=Wish({}, {}), proxies=own, trail=RESTART)
     gates = [] if back else build_gates(params["gates"], params["allow_without_gates"])
     return Wanted(
         scope,
@@ -143,9 +153,9 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
         gates,
         manners,
         pace,
-        params["restore_failed"],
+        params["restore_failed"] and not again,
         tuple(params["undo_waves"]) if back else None,
-        params["trust"],
+        "none" if again else params["trust"],
         params["trust_sample"],
     )
 
@@ -167,12 +177,12 @@ def _texts(given: t.Mapping[str, t.Any], name: str) -> dict[str, str | None]:
 
 def observe(cluster: Cluster, wanted: Wanted, journal: Journal) -> Present:
     seen = read(cluster, wanted.scope.namespaces)
-    found = survey(seen, dataclasses.replace(wanted.scope, proven=proven_of(journal)))
+    found = survey(seen, dataclasses.replace(wanted.scope, proven=proven_of(journal, wanted.scope.trail)))
     waves, rest = split(found.workloads, wanted.rules)
     places = {one.namespace for wave in waves for one in wave.members}
     proxied = (pod for pod in seen["Pod"] if live(pod) and ready(pod) and sidecar_of(pod) is not None)
     example = next((pod for pod in proxied if pod["metadata"]["namespace"] in places), None)
-    return Present(found, waves, rest, originals_of(journal), example)
+    return Present(found, waves, rest, originals_of(journal, wanted.scope.trail), example)
 
 
 def can_ask(cluster: Cluster, present: Present, pace: Pace) -> None:
@@ -291,7 +301,7 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
     )
 
     def note(what: str, **fields: t.Any) -> None:
-        journal.write("inject", what=what, **fields)
+        journal.write(wanted.scope.trail, what=what, **fields)
 
     names = ", ".join(present.waves[item.step.number - 1].name for item in todo)
     progress.event("start", of=len(present.waves), observed=present.share, text=f"waves {names}" if todo else "nothing to move")
@@ -341,9 +351,16 @@ def inject(params: dict[str, t.Any], check_mode: bool) -> Outcome:
     return run(wanted, World(cluster, journal), check_mode)
 
 
+def restarting(wanted: Wanted, journal: Journal) -> Wanted:
+    """An edit that no template has yet, the same one until the restart is through: a killed run goes on with it."""
+    now = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="milliseconds")
+    wish = Wish({}, {RESTARTED: str(journal.original(_MARK, now))})
+    return dataclasses.replace(wanted, scope=dataclasses.replace(wanted.scope, wish=wish))
+
+
 def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     """As inject, once the options are read."""
-    one_way = _move if wanted.undo is None else _restore
+    one_way = _restart if wanted.scope.trail == RESTART else _move if wanted.undo is None else _restore
     if check_mode:
         return one_way(wanted, world, True)
     with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
@@ -352,7 +369,7 @@ def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
 
 def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     present = observe(world.cluster, wanted, world.journal)
-    todo = todo_of(present.waves, present.originals, unjudged_of(world.journal))
+    todo = todo_of(present.waves, present.originals, unjudged_of(world.journal, wanted.scope.trail))
     planned = _inject.plan(present.waves, wanted.scope.wish, present.originals)
     result = result_of(present, world.journal)
     warnings = warnings_of(present)
@@ -375,6 +392,17 @@ def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     where = ", ".join(wanted.scope.namespaces) or "all namespaces"
     problem = problem_of(report, present.waves, f"source, {where}")
     return Outcome(done, result, [*warnings, *report.warnings], problem)
+
+
+def _restart(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
+    """A move to where they are, with a new proxy. When it is through, nothing of it has to be remembered."""
+    wanted = restarting(wanted, world.journal)
+    if not check_mode:
+        world.journal.keep_original(_MARK, wanted.scope.wish.annotations[RESTARTED])
+    outcome = _move(wanted, world, check_mode)
+    if not check_mode and outcome.failed is None:
+        world.journal.forget_keys([_MARK, *world.journal.originals(f"{RESTART}/")])
+    return outcome
 
 
 def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:

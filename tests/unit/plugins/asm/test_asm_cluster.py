@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._asm import Candidate, Member, Mesh
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _asm_kubeconfig as files
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_cluster import Observed, Wanted, plan
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_pods import Proxy
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxy
 
 from .conftest import CLUSTER, MESH, Bench, kubeconfig, pod
 

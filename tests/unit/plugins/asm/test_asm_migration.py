@@ -12,7 +12,6 @@ import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _asm_migration
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_pods import proxy_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_steering import (
     KIND,
     STATES,
@@ -22,6 +21,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_s
     behind,
     plan,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import proxy_of
 
 from .conftest import MESH, Bench, Memory, pod
 

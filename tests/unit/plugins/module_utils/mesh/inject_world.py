@@ -55,8 +55,10 @@ class Killed(BaseException):
     """kill -9: nothing in the code may catch it."""
 
 
-def proxy(new: bool, *, router: bool = False) -> Object:
+def proxy(new: bool, *, router: bool = False, agent: bool = False) -> Object:
     env = [{"name": "ASM_ID", "value": "c0asm"}] if new else []
+    if agent and not new:
+        env = [{"name": "PROXY_CONFIG_XDS_AGENT", "value": "true"}]
     kind = "router" if router else "sidecar"
     return {"name": "istio-proxy", "image": "proxyv2:asm" if new else "proxyv2:istio", "env": env, "args": ["proxy", kind]}
 
@@ -73,6 +75,7 @@ class Api:
         self.refuse: dict[str, MigrationError] = {}
         self.on_call: t.Callable[[str], None] = lambda _what: None
         self.injects = True
+        self.prepared = False  # Istio's new sidecars take the trust of two meshes
         self.wrong: set[str] = set()
         self._numbers = 0
         self.namespace("shop")
@@ -154,8 +157,21 @@ class Api:
             for key, item in self.items.items()
             if key[0] in ("Deployment", "StatefulSet", "DaemonSet")
             and self.pods(item)
-            and all(one["spec"]["containers"][0]["env"] for one in self.pods(item))
+            and all(self._has(one, "ASM_ID") for one in self.pods(item))
         }
+
+    def old_trust(self) -> set[str]:
+        """Workloads with a pod whose sidecar knows one trust only."""
+        names = {"ASM_ID", "PROXY_CONFIG_XDS_AGENT"}
+        return {
+            one["metadata"]["name"].rpartition("-")[0]
+            for key, one in self.items.items()
+            if key[0] == "Pod" and not any(self._has(one, name) for name in names)
+        }
+
+    @staticmethod
+    def _has(pod: Object, name: str) -> bool:
+        return any(item["name"] == name for item in pod["spec"]["containers"][0]["env"])
 
     # -- controllers --
 
@@ -188,7 +204,7 @@ class Api:
                     "of": meta["uid"],
                     "digest": digest,
                 },
-                "spec": {"containers": [proxy(new)]},
+                "spec": {"containers": [proxy(new, agent=self.prepared)]},
                 "status": status,
             }
         )
@@ -268,7 +284,7 @@ class Api:
         self._called(f"{'rehearse' if dry_run else 'create'} {kind.kind}")
         if dry_run:
             new = body["metadata"]["labels"].get(LABEL) == "true" and self.injects
-            return {**copy.deepcopy(body), "spec": {"containers": [proxy(new)]}}
+            return {**copy.deepcopy(body), "spec": {"containers": [proxy(new, agent=self.prepared)]}}
         return self.add(copy.deepcopy(body))
 
     def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "") -> None:

@@ -183,6 +183,20 @@ def test_what_a_proxy_says_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "connected"),
+    [
+        ("cluster.xds-grpc;.upstream_rq_active", 1, True),
+        ("cluster.xds-grpc.upstream_rq_active", 1, True),
+        ("cluster.xds-grpc;.upstream_rq_active", 0, False),
+        ("cluster.outbound|80||web;.upstream_rq_active", 5, False),
+    ],
+)
+def test_a_sidecar_counts_its_stream_only(name: str, value: int, connected: bool) -> None:
+    stats = json.dumps({"stats": [{"name": name, "value": value}]}).encode()
+    assert read_facts(b"{}", b"{}", stats).connected is connected
+
+
+@pytest.mark.parametrize(
     ("changed", "option", "why"),
     [
         ({}, {}, ""),
