@@ -2,26 +2,30 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The gateway's configuration, copied to the target's API server."""
+"""Mesh configuration, copied to the target's API server."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mesh_config
-short_description: Copies the mesh configuration of gateways from the source to the target API server
+short_description: Copies mesh configuration from the source to the target API server, and compares both
 version_added: 0.1.0
 author:
   - the servicemesh.migration authors (@servicemesh-migration)
 description:
-  - Copies Gateways, VirtualServices, DestinationRules, ServiceEntries, EnvoyFilters and policies. By default these are the
-    objects that the gateways need. That is the Gateways that select their pods, the VirtualServices bound to these Gateways and
-    those that they delegate to, the DestinationRules and ServiceEntries of their hosts, and filters and policies that act on the
-    pods.
+  - Copies objects of all kinds of Istio (networking, security, telemetry, extensions), in the version that the target serves. By
+    default these are the objects that the gateways need. That is the Gateways that select their pods, the VirtualServices bound
+    to these Gateways and those that they delegate to, the DestinationRules and ServiceEntries of their hosts, and filters and
+    policies that act on the pods. O(scope=all) takes all objects.
   - Selectors that choose the source gateway's pods are rewritten so that they choose the target gateway's pods.
-  - Each object is compared by its meaning. It is only in the source, or the same, or different. What the target has otherwise is
-    a conflict. It is listed with its differences, and never overwritten unless O(on_conflict=update).
-  - The target checks every write before the first one is done (server-side dry run). When it does not take one of them, nothing
-    is written, and each reason is in RV(items).
+  - Each object is compared by its meaning. It is only in the source, or the same, or different, or only in the target. What the
+    target has otherwise is a conflict. It is listed with its differences, and never overwritten unless O(on_conflict=update).
+    What only the target has is listed and left alone.
+  - The target checks every write before the first one is done (server-side dry run). What it does not take is listed in
+    RV(items), each with the reason. These are kinds that it does not serve, fields that it would drop, objects that its
+    API server or its webhooks refuse, and EnvoyFilters for other versions of the proxy. Nothing is written then, unless
+    O(on_refused=skip).
+  - Objects are written in the order of their dependencies, several at the same time.
   - What was written is marked with the label C(servicemesh.migration/managed-by) and a hash of its content.
   - Secrets are not copied. Those that the Gateways serve TLS with are listed in RV(secrets).
 extends_documentation_fragment:
@@ -50,7 +54,7 @@ options:
     default: present
   scope:
     description:
-      - V(gateway) takes what the gateways need; V(all) takes all objects.
+      - V(gateway) takes what the gateways need; V(all) takes all objects of all kinds of Istio that the source serves.
       - O(kinds), O(namespaces), O(names) and O(label_selector) narrow either.
     type: str
     choices: [gateway, all]
@@ -99,6 +103,11 @@ options:
         which the ASM controller sets.
     type: dict
     default: {}
+  target_version:
+    description:
+      - The version of Istio that the target's proxies have, like V(1.24.6). With it an EnvoyFilter of which no patch is for this
+        version (C(match.proxy.proxyVersion)) is refused. Without it such filters are told in RV(notes).
+    type: str
   on_conflict:
     description:
       - What happens when the target has an object otherwise, and this migration did not write it or somebody changed it since.
@@ -106,6 +115,13 @@ options:
         copy for O(state=absent).
     type: str
     choices: [fail, skip, update]
+    default: fail
+  on_refused:
+    description:
+      - What happens when the target does not take an object.
+      - V(fail) writes nothing at all. V(skip) leaves these objects out, tells them in a warning, and writes the others.
+    type: str
+    choices: [fail, skip]
     default: fail
   create_namespaces:
     description:
@@ -136,6 +152,25 @@ EXAMPLES = r"""
     namespaces: [shop, checkout]
     on_conflict: update
 
+- name: See how the configuration of both meshes differs, all kinds, two teams
+  servicemesh.migration.mesh_config:
+    migration: shop
+    gateways:
+      - target_gateway: ingressgateway-asm
+    scope: all
+    label_selector: team in (shop, checkout)
+  check_mode: true
+  register: compared
+
+- name: Copy the configuration of the whole mesh, but for what the target does not take
+  servicemesh.migration.mesh_config:
+    migration: shop
+    gateways:
+      - target_gateway: ingressgateway-asm
+    scope: all
+    target_version: 1.24.6
+    on_refused: skip
+
 - name: Take away what was copied
   servicemesh.migration.mesh_config:
     migration: shop
@@ -146,7 +181,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: What was changed, or would be changed in check mode, in this order.
+  description:
+    - What was changed, or would be changed in check mode, in this order.
+    - Of more than 500 objects, those that are created are counted by namespace and kind, and of those that are updated the
+      differences are shown.
   returned: always
   type: list
   elements: dict
@@ -197,7 +235,11 @@ items:
     action:
       description:
         - V(create), V(update), V(delete), V(restore) are writes. V(same) and V(kept) need none.
-        - V(conflict) is in the way, V(refused) cannot be written.
+        - V(conflict) is in the way, V(refused) is not taken by the target. V(extra) is only in the target, and stays there.
+      type: str
+      returned: always
+    comparison:
+      description: V(only_in_source), V(same), V(differs) or V(only_in_target); empty with O(state=absent).
       type: str
       returned: always
     reason:
@@ -209,6 +251,10 @@ items:
       type: list
       elements: str
       returned: always
+counts:
+  description: How many objects are V(only_in_source), V(same), V(differs), V(only_in_target); empty with O(state=absent).
+  returned: when the objects could be read
+  type: dict
 namespaces:
   description: Namespaces that are created.
   returned: when the objects could be read
@@ -248,8 +294,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._specs
     state_spec,
     target_spec,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_run import run_module
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_run import config_spec, run_module
 
 
 def main() -> None:
@@ -261,15 +306,7 @@ def main() -> None:
             **alibaba_spec(),
             **gateways_spec(),
             **state_spec(),
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "scope": {"type": "str", "choices": ["gateway", "all"], "default": "gateway"},
-            "kinds": {"type": "list", "elements": "str", "choices": sorted(KINDS), "default": []},
-            "namespaces": {"type": "list", "elements": "str", "default": []},
-            "names": {"type": "list", "elements": "str", "default": []},
-            "label_selector": {"type": "str"},
-            "target_selector": {"type": "dict", "default": {}},
-            "on_conflict": {"type": "str", "choices": ["fail", "skip", "update"], "default": "fail"},
-            "create_namespaces": {"type": "bool", "default": True},
+            **config_spec(),
         },
         supports_check_mode=True,
     )

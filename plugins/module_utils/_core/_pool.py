@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import typing as t
@@ -29,16 +30,29 @@ class Answer(t.Generic[I, R]):
 def each(items: t.Sequence[I], call: t.Callable[[I], R], workers: int = 8) -> list[Answer[I, R]]:
     """Call for each item with at most ``workers`` threads; answers in the order of the items."""
 
-    def one(item: I) -> Answer[I, R]:
-        try:
-            return Answer(item, value=call(item))
-        except MigrationError as error:
-            return Answer(item, error=error)
-
     if len(items) <= 1 or workers <= 1:
-        return [one(item) for item in items]
+        return [_answer(item, call) for item in items]
     with concurrent.futures.ThreadPoolExecutor(min(workers, len(items))) as pool:
-        return list(pool.map(one, items))
+        return list(pool.map(lambda item: _answer(item, call), items))
+
+
+def flow(items: t.Iterable[I], call: t.Callable[[I], R], workers: int = 8) -> t.Iterator[Answer[I, R]]:
+    """As ``each`` for a stream: a bounded number of items is under way, and memory does not grow with their number."""
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        under_way: collections.deque[concurrent.futures.Future[Answer[I, R]]] = collections.deque()
+        for item in items:
+            under_way.append(pool.submit(_answer, item, call))
+            while len(under_way) > 4 * workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def _answer(item: I, call: t.Callable[[I], R]) -> Answer[I, R]:
+    try:
+        return Answer(item, value=call(item))
+    except MigrationError as error:
+        return Answer(item, error=error)
 
 
 def values(answers: t.Sequence[Answer[I, R]]) -> list[R]:

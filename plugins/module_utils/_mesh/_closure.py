@@ -11,11 +11,11 @@ import dataclasses
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import (
-    KINDS,
     key_of,
     selector_of,
     with_selector,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._order import rank_of
 
 Object = dict[str, t.Any]
 ROOT_NAMESPACE = "istio-system"
@@ -75,6 +75,13 @@ def covers(pattern: str, host: str) -> bool:
     if host.startswith("*."):
         return pattern.endswith(host[1:])
     return False
+
+
+def _covered(pattern: str, hosts: t.Collection[str], wild: t.Sequence[str]) -> list[str]:
+    """Those of the hosts that a pattern covers; ``wild``: the hosts that are patterns. There may be thousands of hosts."""
+    if "*" in pattern:
+        return [host for host in hosts if covers(pattern, host)]
+    return [host for host in wild if covers(pattern, host)] + ([pattern] if pattern in hosts else [])
 
 
 def _name(obj: Object) -> str:
@@ -152,15 +159,16 @@ def closure(objects: t.Sequence[Object], workloads: t.Sequence[Workload]) -> lis
         take(route, why)
         hosts |= hosts_of(route)
         waiting += [(other, f"VirtualService {name} delegates to it") for other in sorted(delegates_of(route))]
+    wild = [host for host in hosts if "*" in host]
     for kind, field in (("DestinationRule", "host"), ("ServiceEntry", "hosts")):
         for obj in by_kind.get(kind, []):
             value = (obj.get("spec") or {}).get(field) or []
             own = obj["metadata"].get("namespace", "")
             names = [fqdn(str(item), own) for item in ([value] if isinstance(value, str) else value)]
-            hit = sorted(host for host in hosts if any(covers(name, host) for name in names))
+            hit = sorted({host for name in names for host in _covered(name, hosts, wild)})
             if hit:
                 take(obj, f"the gateway's routes send to {hit[0]}")
-    for kind in ("EnvoyFilter", "AuthorizationPolicy", "RequestAuthentication", "Telemetry", "WasmPlugin"):
+    for kind in ("EnvoyFilter", "AuthorizationPolicy", "RequestAuthentication", "Telemetry", "WasmPlugin", "TrafficExtension"):
         for obj in by_kind.get(kind, []):
             why = _reaches(obj, workloads)
             if why:
@@ -196,4 +204,4 @@ def rewrite(obj: Object, workloads: t.Sequence[Workload], why: str) -> Selected:
 
 def ordered(items: t.Sequence[Selected]) -> list[Selected]:
     """In the order of writing."""
-    return sorted(items, key=lambda item: (KINDS[item.obj["kind"]].order, item.key))
+    return sorted(items, key=lambda item: (rank_of(item.obj), item.key))

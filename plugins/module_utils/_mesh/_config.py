@@ -15,10 +15,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import fnmatch
+import functools
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import (
+    Selector,
+    parse_selector,
+    selects,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import (
     Selected,
     Workload,
@@ -28,16 +34,28 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closu
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import (
     CONTENT,
-    KINDS,
     MANAGED_BY,
     foreign_marks,
     key_of,
+    mesh_kind,
     portable,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import content, differences, digest
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._misfit import misfit
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._order import order_of, rank_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import (
+    CONFLICT,
+    CREATE,
+    NOT_SERVED,
+    SAME,
+    Creates,
+    judge,
+    mark_of,
+)
 
 Object = dict[str, t.Any]
 WRITES = ("create", "update", "delete", "restore")
+NAMED = 500
 
 
 @dataclasses.dataclass
@@ -45,8 +63,9 @@ class Item:
     """What becomes of one object.
 
     :arg action: ``create``, ``update``, ``delete``, ``restore`` (writes); ``same``, ``kept`` (nothing to do);
-        ``conflict`` (the target has it otherwise, and nobody said that it may be overwritten); ``refused`` (it cannot be
-        written).
+        ``conflict`` (the target has it otherwise, and nobody said that it may be overwritten); ``refused`` (the target does not
+        take it); ``extra`` (only the target has it).
+    :arg comparison: ``only_in_source``, ``same``, ``differs``, ``only_in_target``; empty where nothing is compared.
     :arg body: what is written, for writes.
     :arg present: what the target has now.
     :arg overwrites: the present object was not written by this migration, or was changed since: a copy is kept before the write.
@@ -61,6 +80,7 @@ class Item:
     body: Object | None = None
     present: Object | None = None
     overwrites: bool = False
+    comparison: str = ""
 
     @property
     def key(self) -> str:
@@ -69,6 +89,10 @@ class Item:
     @property
     def where(self) -> str:
         return f"target/{self.namespace}/{self.kind}/{self.name}"
+
+    @property
+    def rank(self) -> int:
+        return order_of(mesh_kind(self.kind).group, self.kind)
 
     def as_dict(self) -> dict[str, t.Any]:
         """The item for RV(items)."""
@@ -79,6 +103,7 @@ class Item:
             "action": self.action,
             "reason": self.reason,
             "differences": self.differences,
+            "comparison": self.comparison,
         }
 
 
@@ -104,10 +129,7 @@ class ConfigPlan:
         made = Plan()
         for name in self.namespaces:
             made.add("create", f"target/Namespace/{name}", None, {"name": name}, "objects of the selection live in it")
-        for item in self.writes:
-            before = portable(item.present) if item.present else None
-            after = None if item.action == "delete" else portable(item.body or {})
-            made.add(item.action, item.where, before, after, item.reason)
+        self._tell_writes(made)
         for namespace in self.emptied:
             meta = namespace["metadata"]
             made.add(
@@ -123,35 +145,96 @@ class ConfigPlan:
                 made.notes.append(f"{item.action}: {item.key}: {item.reason}")
         return made
 
+    def _tell_writes(self, made: Plan) -> None:
+        """Whole objects while they are few. Of many, creates are counted, and of updates there is what differs."""
+        creates = Creates()
+        for item in self.of("create"):
+            creates.add(f"{item.namespace}/{item.kind}/{item.name}")
+        few = creates.few and len(self.writes) <= 2 * NAMED
+        if not few:
+            creates.tell(made, "as in the source", "the target does not have them")
+        for item in self.writes:
+            if few:
+                before = portable(item.present) if item.present else None
+                after = None if item.action == "delete" else portable(item.body or {})
+                made.add(item.action, item.where, before, after, item.reason)
+            elif item.action != "create":
+                told = None if item.action == "delete" else item.differences
+                made.add(item.action, item.where, "as in the target", told, item.reason)
+
+    def counts(self) -> dict[str, int]:
+        """How many objects stand how to each other."""
+        found = dict.fromkeys(("only_in_source", "same", "differs", "only_in_target"), 0)
+        for item in self.items:
+            if item.comparison:
+                found[item.comparison] += 1
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """The options that narrow a selection; an empty one lets everything through. Names may hold ``*``."""
+
+    kinds: t.Collection[str] = ()
+    namespaces: t.Collection[str] = ()
+    names: t.Collection[str] = ()
+    label_selector: str | None = None
+
+    @functools.cached_property
+    def labels(self) -> Selector:
+        return parse_selector(self.label_selector)
+
+    def pass_(self, obj: Object) -> bool:
+        meta = obj["metadata"]
+        return (
+            (not self.kinds or obj["kind"] in self.kinds)
+            and (not self.namespaces or meta.get("namespace", "") in self.namespaces)
+            and (not self.names or any(fnmatch.fnmatchcase(meta["name"], pattern) for pattern in self.names))
+            and selects(self.labels, meta.get("labels"))
+        )
+
 
 def select(
     objects: t.Sequence[Object],
     workloads: t.Sequence[Workload],
     *,
     scope: str = "gateway",
-    kinds: t.Collection[str] = (),
-    namespaces: t.Collection[str] = (),
-    names: t.Collection[str] = (),
+    filters: Filters | None = None,
 ) -> list[Selected]:
-    """``scope`` gateway: the closure of the gateways; all: every object. The filters (names may hold ``*``) narrow either."""
+    """``scope`` gateway: the closure of the gateways; all: every object. The filters narrow either."""
     if scope == "gateway":
         found = closure(objects, workloads)
     else:
         found = ordered([rewrite(obj, workloads, "it is selected by the options") for obj in objects])
 
-    def wanted(item: Selected) -> bool:
-        meta = item.obj["metadata"]
-        right_kind = not kinds or item.obj["kind"] in kinds
-        return right_kind and matches(meta.get("namespace", ""), meta["name"], namespaces=namespaces, names=names)
-
-    return [item for item in found if wanted(item)]
+    return [item for item in found if filters is None or filters.pass_(item.obj)]
 
 
-def matches(namespace: str, name: str, *, namespaces: t.Collection[str], names: t.Collection[str]) -> bool:
-    """The filters of the options; an empty one lets everything through."""
-    if namespaces and namespace not in namespaces:
-        return False
-    return not names or any(fnmatch.fnmatchcase(name, pattern) for pattern in names)
+def only_in_target(
+    source: t.Iterable[Object],
+    target: t.Mapping[str, Object],
+    workloads: t.Sequence[Workload],
+    *,
+    scope: str,
+    filters: Filters,
+    migration: str,
+) -> list[Item]:
+    """What the target has and the source has not. Scope gateway: of what acts on the target's gateways."""
+    known = {key_of(obj) for obj in source}
+    if scope == "gateway":
+        there = [Workload(one.namespace, one.target_selector, one.target_selector) for one in workloads]
+        found = [item.obj for item in closure(list(target.values()), there)]
+    else:
+        found = sorted(target.values(), key=lambda obj: (rank_of(obj), key_of(obj)))
+    made = []
+    for obj in found:
+        if key_of(obj) in known or not filters.pass_(obj):
+            continue
+        mine = _owner(obj) == migration
+        reason = "this migration copied it, and the source has it no more" if mine else "the source does not have it"
+        meta = obj["metadata"]
+        made.append(Item(obj["kind"], meta.get("namespace", ""), meta["name"], "extra", reason, comparison="only_in_target"))
+    return made
 
 
 def marked(obj: Object, kind: Kind, migration: str) -> Object:
@@ -173,6 +256,11 @@ def _untouched(obj: Object) -> bool:
     return (obj["metadata"].get("annotations") or {}).get(CONTENT) == digest(obj)
 
 
+def holds(present: Object, body: Object) -> bool:
+    """Whether the target's object is what was written: by the hash in it, which knows the target's defaults, or as a whole."""
+    return digest(present) in ((body["metadata"].get("annotations") or {}).get(CONTENT), digest(body))
+
+
 def plan_present(
     selected: t.Sequence[Selected],
     present: t.Mapping[str, Object],
@@ -182,10 +270,11 @@ def plan_present(
     on_conflict: str = "fail",
     target_namespaces: t.Collection[str] = (),
     create_namespaces: bool = True,
+    target_version: str = "",
 ) -> ConfigPlan:
-    """Three ways: only in the source, the same, different.
+    """Only in the source, the same, different; what is only in the target is told by ``only_in_target``.
 
-    ``present``: key -> object of the target; ``kinds``: kind -> how the target serves it.
+    ``present``: key -> object of the target; ``kinds``: kind -> how the target serves it; ``target_version``: of its proxies.
     """
     made = ConfigPlan([])
     for chosen in selected:
@@ -194,15 +283,28 @@ def plan_present(
         item = Item(kind, meta.get("namespace", ""), meta["name"], "create", chosen.why, present=present.get(key_of(obj)))
         made.items.append(item)
         served = kinds.get(kind)
-        if chosen.problem:
-            item.action, item.reason = "refused", chosen.problem
-        elif served is None:
-            item.action, item.reason = "refused", f"the target does not serve the kind {kind} ({KINDS[kind].group})"
+        if item.present is not None:
+            item.differences = differences(content(obj), content(item.present))
+        mark = mark_of(item.present) if item.present else ""
+        state, why = judge(served, item.present is not None, mark, functools.partial(bool, not item.differences))
+        item.comparison = "only_in_source" if item.present is None else "differs" if item.differences else "same"
+        unfit, note = misfit(obj, target_version)
+        if note:
+            made.notes.append(f"{item.key}: {note}")
+        if state == SAME and not chosen.problem:
+            item.action, item.reason = "same", "the target has the same"
+        elif chosen.problem or unfit:
+            item.action, item.reason = "refused", chosen.problem or unfit
+        elif served is None or state == NOT_SERVED:
+            group = mesh_kind(kind).group or obj["apiVersion"].rpartition("/")[0]
+            item.action, item.reason = "refused", f"the target does not serve the kind {kind} ({group})"
+        elif state == CONFLICT:
+            item.action, item.reason = "conflict", why
         elif item.namespace and item.namespace not in target_namespaces and not create_namespaces:
             item.action, item.reason = "refused", f"the target has no namespace {item.namespace}"
         else:
             item.body = marked(obj, served, migration)
-            if item.present is not None:
+            if state != CREATE:
                 _compare(item, migration, on_conflict)
             elif item.namespace and item.namespace not in {*target_namespaces, *made.namespaces}:
                 made.namespaces.append(item.namespace)
@@ -210,13 +312,9 @@ def plan_present(
 
 
 def _compare(item: Item, migration: str, on_conflict: str) -> None:
-    """Decide about an object that both sides have."""
+    """Decide about an object that both sides have, and that differs."""
     present, body = t.cast(Object, item.present), t.cast(Object, item.body)
     owner = _owner(present)
-    item.differences = differences(content(body), content(present))
-    if not item.differences:
-        item.action, item.reason = "same", "the target has the same"
-        return
     if owner == migration and _untouched(present):
         item.action, item.reason = "update", "the source changed since it was copied"
     else:
@@ -242,7 +340,7 @@ def plan_absent(present: t.Mapping[str, Object], originals: t.Mapping[str, Objec
     """Take away what this migration wrote and nobody changed since; put back what it overwrote. ``originals``: key -> object."""
     made = ConfigPlan([])
     mine = [obj for obj in present.values() if _owner(obj) == migration]
-    for obj in sorted(mine, key=lambda found: (-KINDS[found["kind"]].order, key_of(found))):
+    for obj in sorted(mine, key=lambda found: (-rank_of(found), key_of(found))):
         meta = obj["metadata"]
         item = Item(obj["kind"], meta.get("namespace", ""), meta["name"], "delete", "this migration made it", present=obj)
         made.items.append(item)

@@ -3,40 +3,42 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 # Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
-"""observe, apply and verify of mesh_config; the thought is in _config.py and _closure.py."""
+"""observe, apply and verify of mesh_config; the thought is in _config.py and _closure.py, the writing in _writer.py."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, flow, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE, Kind, kind_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _snapshot
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _snapshot, _writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import Selected, Workload, credentials_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import (
     ConfigPlan,
+    Filters,
     Item,
-    matches,
+    holds,
+    only_in_target,
     plan_absent,
     plan_present,
     select,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal, enforce
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import (
+    CONTENT,
     KINDS,
     MANAGED_BY,
     key_of,
-    kind_at,
+    kinds_at,
     portable,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import digest
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import digest, fingerprint
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._namespaces import (
     NAMESPACE,
     contents,
@@ -45,18 +47,38 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._names
     wait_gone,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import observe_pair, pairs_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import TERMINATING, mark_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._proof import live_ports
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._session import Session, open_session
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import read_gateway, template_labels
 
 Object = dict[str, t.Any]
 SECRET = kind_of("v1", "Secret")
+WORKERS = 16
+
+
+def config_spec() -> Object:
+    """Options of mesh_config, beside those of every module that moves gateways."""
+    return {
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "scope": {"type": "str", "choices": ["gateway", "all"], "default": "gateway"},
+        "kinds": {"type": "list", "elements": "str", "choices": sorted(KINDS), "default": []},
+        "namespaces": {"type": "list", "elements": "str", "default": []},
+        "names": {"type": "list", "elements": "str", "default": []},
+        "label_selector": {"type": "str"},
+        "target_selector": {"type": "dict", "default": {}},
+        "target_version": {"type": "str"},
+        "on_conflict": {"type": "str", "choices": ["fail", "skip", "update"], "default": "fail"},
+        "on_refused": {"type": "str", "choices": ["fail", "skip"], "default": "fail"},
+        "create_namespaces": {"type": "bool", "default": True},
+    }
 
 
 @dataclasses.dataclass
 class Observed:
     """:arg source: objects of all kinds. :arg target: key -> object. :arg kinds: kind -> how the target serves it.
     :arg namespaces: of the target. :arg leaving: those that are being deleted; nothing can be written there any more.
+    :arg going: objects that are being deleted in the source.
     """
 
     source: list[Object]
@@ -64,6 +86,12 @@ class Observed:
     kinds: dict[str, Kind | None]
     namespaces: set[str]
     leaving: set[str] = dataclasses.field(default_factory=set)
+    going: list[Object] = dataclasses.field(default_factory=list)
+
+
+def filters_of(options: t.Mapping[str, t.Any]) -> Filters:
+    """The options kinds, namespaces, names and label_selector."""
+    return Filters(options["kinds"], options["namespaces"], options["names"], options["label_selector"])
 
 
 def original_key(item_key: str) -> str:
@@ -75,23 +103,27 @@ def original_key(item_key: str) -> str:
 def read_side(
     side: Cluster, kinds: t.Collection[str] = (), label_selector: str = ""
 ) -> tuple[list[Object], dict[str, Kind | None]]:
-    """All objects of the kinds (default: all kinds), each kind read at the same time, and how this API server serves each."""
-    chosen = [KINDS[name] for name in (kinds or KINDS)]
-    for group in {kind.group for kind in chosen}:
-        side.served(group)  # discovery once, before the threads ask for it
-    served = {kind.kind: kind_at(side, kind) for kind in chosen}
+    """All objects of the kinds (default: all kinds of Istio's groups that are served), the kinds at the same time, and how
+    this API server serves each; None when it does not."""
+    there = kinds_at(side)
+    served = {name: there.get(name) for name in (kinds or {**KINDS, **there})}
 
     def read(kind: Kind | None) -> list[Object]:
-        return list(side.list_all(kind, label_selector=label_selector)) if kind else []
+        found = list(side.list_all(kind, label_selector=label_selector)) if kind else []
+        for obj in found:
+            obj["metadata"].pop("managedFields", None)  # half of what an object takes, and never looked at
+        return found
 
     lists = values(each(list(served.values()), read))
     return [obj for objects in lists for obj in objects], served
 
 
-def observe(source: Cluster, target: Cluster) -> Observed:
-    """Read all kinds on both sides at the same time."""
-    first, second = values(each((source, target), read_side))
-    found = Observed(first[0], {}, second[1], set())
+def observe(source: Cluster, target: Cluster, kinds: t.Collection[str] = ()) -> Observed:
+    """Read the kinds (default: all) on both sides at the same time."""
+    first, second = values(each((source, target), lambda side: read_side(side, kinds)))
+    found = Observed([], {}, second[1], set())
+    for obj in first[0]:
+        (found.going if mark_of(obj) == TERMINATING else found.source).append(obj)
     for item in target.list_all(NAMESPACE):
         place = found.leaving if item["metadata"].get("deletionTimestamp") else found.namespaces
         place.add(item["metadata"]["name"])
@@ -143,53 +175,58 @@ def rehearse(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | Non
     """
 
     def one(item: Item) -> None:
-        kind = kinds[item.kind]
-        if item.action == "delete" or kind is None:
-            return
-        body = copy.deepcopy(t.cast(Object, item.body))
-        if item.namespace in made.namespaces:
-            body["metadata"].update(namespace=stand_in, name=f"dry-run-{digest(body)}")
+        body, present = t.cast(Object, item.body), None if item.action == "create" else item.present
         try:
-            if item.action == "create":
-                target.create(kind, body, dry_run=True)
-            else:
-                target.replace(kind, body, dry_run=True)
+            stored, dropped = _writer.rehearse(target, t.cast(Kind, kinds[item.kind]), body, present, made.namespaces, stand_in)
         except MigrationError as error:
-            if error.details.get("status") not in (400, 403, 409, 422):
-                raise
-            item.action, item.reason = "refused", error.why or error.what
+            item.action, item.reason = "refused", _writer.refusal(error)
+            return
+        if dropped:
+            item.action, item.reason = "refused", f"the target would drop {', '.join(dropped)}"
+        elif item.action == "update" and fingerprint(stored) == fingerprint(t.cast(Object, present)):
+            item.action, item.reason = "same", "the target's own defaults are all that differs"
+        elif item.action != "restore":
+            body["metadata"]["annotations"][CONTENT] = digest(stored)
 
-    values(each(made.writes, one))
+    values(list(flow([item for item in made.writes if item.action != "delete"], one, WORKERS)))
+    needed = {item.namespace for item in made.of("create")}
+    made.namespaces = [name for name in made.namespaces if name in needed]
 
 
 def apply(target: Cluster, made: ConfigPlan, journal: Journal, kinds: t.Mapping[str, Kind | None], migration: str) -> list[str]:
-    """Write namespaces, then the objects: those of one order at the same time. Returns what was done.
+    """Write namespaces, then the objects: those of one rank at the same time. Returns what was done.
 
-    One item that fails stops the orders behind it, not its neighbours. Raises MigrationError with done and not_done.
+    One item that fails stops the ranks behind it, not its neighbours. Raises MigrationError with done and not_done.
     """
     done: list[str] = []
     for name in made.namespaces:
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {MANAGED_BY: migration}}}
         with journal.around(Change("create", f"target/Namespace/{name}", None, {"name": name})):
-            _create(target, NAMESPACE, body)
+            _writer.create(target, NAMESPACE, body)
         done.append(f"create target/Namespace/{name}")
-    rank: dict[str, int] = {kind.kind: kind.order for kind in KINDS.values()}
-    orders = sorted({rank[item.kind] for item in made.writes}, reverse=any(item.action == "delete" for item in made.writes))
-    for order in orders:
-        batch = [item for item in made.writes if rank[item.kind] == order]
-        answers = each(batch, lambda item: _write(target, item, journal, t.cast(Kind, kinds[item.kind])))
-        done += [f"{answer.item.action} {answer.item.where}" for answer in answers if answer.error is None]
-        errors = [(answer.item, answer.error) for answer in answers if answer.error is not None]
-        if errors:
-            item, error = errors[0]
-            raise MigrationError(
-                f"{len(errors)} of {len(made.writes)} objects could not be written",
-                where=item.where,
-                why="; ".join(f"{failed.key}: {problem.why or problem.what}" for failed, problem in errors[:5]),
-                todo=error.todo or "mend the cause and run again: what is done already is not done twice",
-                done=done,
-                not_done=[f"{item.action} {item.where}" for item in made.writes if f"{item.action} {item.where}" not in done],
-            )
+    ranks: dict[int, list[Item]] = {}
+    for item in made.writes:
+        ranks.setdefault(item.rank, []).append(item)
+    order = sorted(ranks, reverse=any(item.action == "delete" for item in made.writes))
+    errors = []
+    for answer in _writer.in_order(
+        order, ranks.__getitem__, lambda item: _write(target, item, journal, t.cast(Kind, kinds[item.kind])), WORKERS
+    ):
+        if answer.error is None:
+            done.append(f"{answer.item.action} {answer.item.where}")
+        else:
+            errors.append((answer.item, answer.error))
+    if errors:
+        item, error = errors[0]
+        finished = set(done)
+        raise MigrationError(
+            f"{len(errors)} of {len(made.writes)} objects could not be written",
+            where=item.where,
+            why="; ".join(f"{failed.key}: {problem.why or problem.what}" for failed, problem in errors[:5]),
+            todo=error.todo or "mend the cause and run again: what is done already is not done twice",
+            done=done,
+            not_done=[f"{item.action} {item.where}" for item in made.writes if f"{item.action} {item.where}" not in finished],
+        )
     for namespace in made.emptied:
         name, uid = namespace["metadata"]["name"], namespace["metadata"]["uid"]
         with journal.around(Change("delete", f"target/Namespace/{name}", {"uid": uid}, None)):
@@ -208,59 +245,39 @@ def _write(target: Cluster, item: Item, journal: Journal, kind: Kind) -> None:
         _snapshot.keep(journal, key, {name: value for name, value in present.items() if name != "status"})
     with journal.around(Change(item.action, item.where, before, after, item.reason)):
         if item.action == "create":
-            _create(target, kind, t.cast(Object, item.body))
+            _writer.create(target, kind, t.cast(Object, item.body))
         elif item.action == "delete":
             target.delete(kind, item.name, item.namespace, uid=present["metadata"]["uid"])
         else:
-            _replace(target, kind, t.cast(Object, item.body))
+            _writer.replace(target, kind, t.cast(Object, item.body))
     if item.action == "restore":
         journal.forget(key)
 
 
-def _create(target: Cluster, kind: Kind, body: Object) -> None:
-    """Create; found there after a lost answer, it must be what we wanted to write."""
-    try:
-        target.create(kind, body)
-    except MigrationError as error:
-        if error.details.get("status") != 409:
-            raise
-        meta = body["metadata"]
-        present = target.get(kind, meta["name"], meta.get("namespace", ""))
-        if present is None or (kind != NAMESPACE and digest(present) != digest(body)):
-            raise
-
-
-def _replace(target: Cluster, kind: Kind, body: Object) -> None:
-    """Replace; a conflict after a lost answer is none when the object holds what we wanted to write."""
-    try:
-        target.replace(kind, body)
-    except MigrationError as error:
-        meta = body["metadata"]
-        if error.details.get("status") != 409:
-            raise
-        present = target.get(kind, meta["name"], meta.get("namespace", ""))
-        if present is None or digest(present) != digest(body):
-            raise
-
-
-def verify(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | None]) -> None:
-    """Read every written object back: it holds what was wanted, or is gone. Raises MigrationError."""
-
-    def one(item: Item) -> str:
-        present = target.get(t.cast(Kind, kinds[item.kind]), item.name, item.namespace)
+def verify(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | None], migration: str) -> None:
+    """Read back what was written: it holds what was wanted, or is gone. Raises MigrationError."""
+    written = [item for item in made.writes if item.action != "restore"]
+    found, _served = read_side(target, {item.kind for item in written}, f"{MANAGED_BY}={migration}") if written else ([], {})
+    present = {key_of(obj): obj for obj in found}
+    for item in made.of("restore"):  # it has no label of ours any more
+        obj = target.get(t.cast(Kind, kinds[item.kind]), item.name, item.namespace)
+        if obj is not None:
+            present[item.key] = {**obj, "kind": item.kind}
+    wrong = []
+    for item in made.writes:
+        obj = present.get(item.key)
         if item.action == "delete":
-            still = present is not None and not present["metadata"].get("deletionTimestamp")
-            return f"{item.key} is still there" if still else ""
-        if present is None:
-            return f"{item.key} is not there"
-        return "" if digest(present) == digest(t.cast(Object, item.body)) else f"{item.key} holds something else"
-
-    wrong = [answer for answer in values(each(made.writes, one)) if answer]
+            if obj is not None and not obj["metadata"].get("deletionTimestamp"):
+                wrong.append(f"{item.key} is still there")
+        elif obj is None:
+            wrong.append(f"{item.key} is not there")
+        elif not holds(obj, t.cast(Object, item.body)):
+            wrong.append(f"{item.key} holds something else")
     if wrong:
         raise MigrationError(
             "The target does not hold what was written",
             where=target.where(),
-            why="; ".join(wrong[:5]),
+            why="; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
             todo="another tool may be writing the same objects: stop it, and run again",
             done=[f"{item.action} {item.where}" for item in made.writes],
         )
@@ -285,42 +302,34 @@ def in_use(session: Session) -> list[Refusal]:
     return found
 
 
-def _problem(made: ConfigPlan, on_conflict: str) -> MigrationError | None:
+def _problem(made: ConfigPlan, on_conflict: str, on_refused: str) -> MigrationError | None:
     """What stands against the whole: nothing is written then."""
-    refused, conflicts = made.of("refused"), made.of("conflict") if on_conflict == "fail" else []
+    refused = [] if on_refused == "skip" else made.of("refused")
+    conflicts = [] if on_conflict == "skip" else made.of("conflict")
     if not refused and not conflicts:
         return None
     lines = [f"{item.key}: {item.reason}" for item in [*refused, *conflicts]]
     more = f", and {len(lines) - 8} more (see items)" if len(lines) > 8 else ""
-    todo = "mend what is refused in the source" if refused else ""
-    if conflicts:
-        todo = "; ".join(
-            filter(None, [todo, "look at the differences, then make both sides agree or set on_conflict to update or skip"])
-        )
+    todo = ["mend what is refused in the source, or set on_refused to skip"] if refused else []
+    if any(item.differences for item in conflicts):
+        todo.append("look at the differences, then make both sides agree or set on_conflict to update or skip")
+    elif conflicts:
+        todo.append("see why it is in the way, or set on_conflict to skip")
     return MigrationError(
         f"{len(lines)} of {len(made.items)} objects cannot be copied",
         where="target",
         why="; ".join(lines[:8]) + more,
-        todo=todo,
+        todo="; ".join(todo),
         not_done=[f"{item.action} {item.where}" for item in made.writes],
     )
 
 
 def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
     options = session.options
-    seen = observe(session.source, session.target)
-    selected = select(
-        seen.source,
-        workloads(session.source, options["gateways"], session.journal, options["target_selector"]),
-        scope=options["scope"],
-        kinds=options["kinds"],
-        namespaces=options["namespaces"],
-        names=options["names"],
-    )
-    if options["label_selector"]:
-        labelled, _served = read_side(session.source, options["kinds"], options["label_selector"])
-        allowed = {key_of(obj) for obj in labelled}
-        selected = [item for item in selected if item.key in allowed]
+    scope, filters = options["scope"], filters_of(options)
+    seen = observe(session.source, session.target, options["kinds"] if scope == "all" else ())
+    pods = workloads(session.source, options["gateways"], session.journal, options["target_selector"])
+    selected = select(seen.source, pods, scope=scope, filters=filters)
     made = plan_present(
         selected,
         seen.target,
@@ -329,11 +338,15 @@ def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
         on_conflict=options["on_conflict"],
         target_namespaces=seen.namespaces,
         create_namespaces=options["create_namespaces"],
+        target_version=options["target_version"] or "",
     )
+    made.notes += [f"not copied: {key_of(obj)}: the source is deleting it" for obj in seen.going if filters.pass_(obj)]
     stand_in = options["gateways"][0]["namespace"]
     rehearse(session.target, made, seen.kinds, stand_in if stand_in in seen.namespaces else "default")
+    known = [*seen.source, *seen.going]
+    made.items += only_in_target(known, seen.target, pods, scope=scope, filters=filters, migration=options["migration"])
     secrets = credentials(session.source, selected, options["gateways"])
-    return made, seen, {"secrets": secrets}
+    return made, seen, {"secrets": secrets, "counts": made.counts()}
 
 
 def _absent(session: Session) -> tuple[ConfigPlan, Observed, Object]:
@@ -346,11 +359,11 @@ def _absent(session: Session) -> tuple[ConfigPlan, Observed, Object]:
         if original is not None:
             originals[key] = original
     made = plan_absent(seen.target, originals, migration=options["migration"])
-    keep = {"namespaces": options["namespaces"], "names": options["names"]}
-    made.items = [item for item in made.items if matches(item.namespace, item.name, **keep)]
+    filters = Filters(namespaces=options["namespaces"], names=options["names"])
+    made.items = [item for item in made.items if filters.pass_(t.cast(Object, item.present))]
     seen.leaving = _empty_namespaces(session, made)
     rehearse(session.target, made, seen.kinds, "")
-    return made, seen, {"secrets": []}
+    return made, seen, {"secrets": [], "counts": {}}
 
 
 def _empty_namespaces(session: Session, made: ConfigPlan) -> set[str]:
@@ -389,7 +402,11 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
         warnings.append(f"Secrets that the Gateways serve TLS with are not there: {', '.join(lost)}")
     result.update(items=[item.as_dict() for item in made.items], namespaces=made.namespaces)
     outcome = Outcome(plan, result, warnings)
-    outcome.failed = _problem(made, params["on_conflict"])
+    left = made.of("refused") if params["on_refused"] == "skip" else []
+    if left:
+        named = "; ".join(f"{item.key}: {item.reason}" for item in left[:5])
+        outcome.warnings.append(f"{len(left)} objects are not copied, since the target does not take them: {named}")
+    outcome.failed = _problem(made, params["on_conflict"], params["on_refused"])
     if outcome.failed:
         outcome.plan = Plan(notes=plan.notes)  # nothing of it is done
         return outcome
@@ -401,7 +418,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
         if not plan.changed:
             return outcome
         apply(session.target, made, session.journal, seen.kinds, params["migration"])
-        verify(session.target, made, seen.kinds)
+        verify(session.target, made, seen.kinds, params["migration"])
     except MigrationError as error:
         outcome.failed = error
     session.journal.sync()

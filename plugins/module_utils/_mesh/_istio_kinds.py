@@ -6,7 +6,7 @@
 """The kinds of mesh configuration: groups, order, how they choose workloads, what of an object belongs to its old place.
 
 Istio's CRDs have one schema for all their versions (no conversion webhook), so an object may be read in one version and
-written in another. Pure functions, but for ``kind_at``, which asks discovery.
+written in another. Pure functions, but for ``kinds_at``, which asks discovery.
 """
 
 from __future__ import annotations
@@ -78,23 +78,33 @@ _FOREIGN = (
 )
 
 
+GROUPS = tuple(dict.fromkeys(kind.group for kind in KINDS.values()))
+
+
+def mesh_kind(kind: str, group: str = "") -> MeshKind:
+    """Also of a kind that is newer than this table: it is written before the routes, and chooses workloads as policies do."""
+    return KINDS.get(kind) or MeshKind(kind, group, ("selector", "matchLabels"), 34)
+
+
+def kinds_at(cluster: Cluster) -> dict[str, Kind]:
+    """All kinds of Istio's groups that this API server serves, each in the version that it prefers."""
+    found: dict[str, Kind] = {}
+    for group in GROUPS:
+        for item in cluster.served(group):
+            version = f"{group}/{item['version']}"
+            found.setdefault(item["kind"], Kind(version, item["kind"], item["plural"], item["namespaced"]))
+    return found
+
+
 def key_of(obj: Object) -> str:
     """``Kind/namespace/name``."""
     meta = obj["metadata"]
     return f"{obj['kind']}/{meta.get('namespace', '')}/{meta['name']}"
 
 
-def kind_at(cluster: Cluster, kind: MeshKind) -> Kind | None:
-    """The kind in the version that this API server prefers, or None when it is not served."""
-    for item in cluster.served(kind.group):
-        if item["kind"] == kind.kind:
-            return Kind(f"{kind.group}/{item['version']}", kind.kind, item["plural"], item["namespaced"])
-    return None
-
-
 def selector_of(obj: Object) -> dict[str, str] | None:
     """The labels with which the object chooses workloads; {} = all of its reach; None = this kind chooses none."""
-    path = KINDS[obj["kind"]].selector
+    path = mesh_kind(obj["kind"]).selector
     if not path:
         return None
     value: t.Any = obj.get("spec") or {}
@@ -107,7 +117,7 @@ def with_selector(obj: Object, labels: t.Mapping[str, str]) -> Object:
     """A copy that chooses other workloads."""
     fresh = copy.deepcopy(obj)
     place = fresh.setdefault("spec", {})
-    *way, last = KINDS[obj["kind"]].selector
+    *way, last = mesh_kind(obj["kind"]).selector
     for part in way:
         place = place.setdefault(part, {})
     place[last] = dict(labels)

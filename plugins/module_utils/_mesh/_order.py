@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS as ISTIO
+import typing as t
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import GROUPS, mesh_kind
 
 # Kinds of a lower number are saved and written first, and deleted last.
 _ORDER = {
@@ -34,4 +36,9 @@ def order_of(group: str, kind: str) -> int:
         return _ORDER.get(kind, 60)
     if group == "gateway.networking.k8s.io":
         return _GATEWAY_API.get(kind, 54)
-    return ISTIO[kind].order if kind in ISTIO and ISTIO[kind].group == group else 60
+    return mesh_kind(kind).order if group in GROUPS else 60
+
+
+def rank_of(obj: t.Mapping[str, t.Any]) -> int:
+    """The same for an object."""
+    return order_of(str(obj["apiVersion"]).rpartition("/")[0], str(obj["kind"]))

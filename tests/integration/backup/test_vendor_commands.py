@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS
-from tests.integration.backup.world import SERVICE, Object, World, backup, info, make, restore, secret, service, vs
+from tests.integration.backup.world import SERVICE, World, backup, info, make, one_of_each, restore, service, vs
 
 # `kubectl get <kind> --all-namespaces -o yaml > <file>`, in the guide's order
 BACKUP = [
@@ -23,44 +23,6 @@ BACKUP = [
 ]  # fmt: skip
 # `kubectl create -f <file>`, where the guide's text can be read
 RESTORE = ["all-svc", "all-vs", "all-dr", "all-gw", "all-se", "all-ef", "all-sidecar", "all-wg", "all-na"]
-
-SPECS: dict[str, Object] = {
-    "ServiceEntry": {
-        "hosts": ["outside.example.com"],
-        "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}],
-        "resolution": "DNS",
-    },
-    "WorkloadGroup": {"template": {"serviceAccount": "vm"}},
-    "WorkloadEntry": {"address": "192.0.2.10"},
-    "DestinationRule": {"host": "web"},
-    "PeerAuthentication": {"mtls": {"mode": "STRICT"}},
-    "RequestAuthentication": {"jwtRules": [{"issuer": "https://example.com"}]},
-    "AuthorizationPolicy": {"rules": [{}]},
-    "EnvoyFilter": {"configPatches": []},
-    "Sidecar": {"egress": [{"hosts": ["./*"]}]},
-    "TrafficExtension": {"lua": {"inlineCode": "-- nothing"}},
-    "WasmPlugin": {"url": "https://example.com/plugin.wasm"},
-    "VirtualService": {"hosts": ["web"], "http": [{"route": [{"destination": {"host": "web"}}]}]},
-    "Gateway": {
-        "selector": {"app": "web"},
-        "servers": [{"hosts": ["*"], "port": {"number": 80, "name": "http", "protocol": "HTTP"}}],
-    },
-}
-
-
-def one_of_each(world: World) -> list[Object]:
-    """One object of every kind of Istio, two Services, a Secret."""
-    served = {kind.kind: kind for kind in _scope.find_kinds(world.cluster, ["*.istio.io"], [])}
-    made = [
-        {
-            "apiVersion": served[name].api_version,
-            "kind": name,
-            "metadata": {"name": f"a-{name.lower()}", "namespace": "shop"},
-            "spec": SPECS.get(name, {}),
-        }
-        for name in sorted(KINDS)
-    ]
-    return [*made, service("web"), service("other"), secret("cert", "x")]
 
 
 def present(world: World) -> set[str]:

@@ -15,6 +15,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup impo
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _config_run
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS, kinds_at
 from lab import binaries, mesh_asm
 from lab.state import Lab
 from tests.integration.ccm.plane import Plane, Process
@@ -157,3 +159,63 @@ def make(world: World, *objects: Object) -> None:
             cluster.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
     for obj in objects:
         cluster.create(kind_of(obj["apiVersion"], obj["kind"]), json.loads(json.dumps(obj)))
+
+
+# One valid object of each kind of Istio; the kinds that are not here take an empty one.
+SPECS: dict[str, Object] = {
+    "ServiceEntry": {
+        "hosts": ["outside.example.com"],
+        "ports": [{"number": 443, "name": "tls", "protocol": "TLS"}],
+        "resolution": "DNS",
+    },
+    "WorkloadGroup": {"template": {"serviceAccount": "vm"}},
+    "WorkloadEntry": {"address": "192.0.2.10"},
+    "DestinationRule": {"host": "web"},
+    "PeerAuthentication": {"mtls": {"mode": "STRICT"}},
+    "RequestAuthentication": {"jwtRules": [{"issuer": "https://example.com"}]},
+    "AuthorizationPolicy": {"rules": [{}]},
+    "EnvoyFilter": {"configPatches": []},
+    "Sidecar": {"egress": [{"hosts": ["./*"]}]},
+    "TrafficExtension": {"lua": {"inlineCode": "-- nothing"}},
+    "WasmPlugin": {"url": "https://example.com/plugin.wasm"},
+    "VirtualService": {"hosts": ["web"], "http": [{"route": [{"destination": {"host": "web"}}]}]},
+    "Gateway": {
+        "selector": {"app": "web"},
+        "servers": [{"hosts": ["*"], "port": {"number": 80, "name": "http", "protocol": "HTTP"}}],
+    },
+}
+
+
+def one_of_each(world: World) -> list[Object]:
+    """One object of every kind of Istio, two Services, a Secret."""
+    served = kinds_at(world.cluster)
+    made = [
+        {
+            "apiVersion": served[name].api_version,
+            "kind": name,
+            "metadata": {"name": f"a-{name.lower()}", "namespace": "shop"},
+            "spec": SPECS.get(name, {}),
+        }
+        for name in sorted(KINDS)
+    ]
+    return [*made, service("web"), service("other"), secret("cert", "x")]
+
+
+def gateway() -> list[Object]:
+    """The Service and the Deployment of a source gateway."""
+    labels = {"istio": "ingressgateway", "app": "gw"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "istio-proxy", "image": "example.com/proxyv2"}]}}
+    meta = {"name": "istio-ingressgateway", "namespace": "istio-system"}
+    deployment = {"metadata": meta, "spec": {"selector": {"matchLabels": labels}, "template": pod}}
+    return [
+        service(meta["name"], meta["namespace"], type="LoadBalancer", selector=labels),
+        {"apiVersion": "apps/v1", "kind": "Deployment", **deployment},
+    ]
+
+
+def config(source: World, target: World, /, check: bool = False, **options: Any) -> Outcome:
+    """mesh_config from one to the other; the journal is in the target's folder."""
+    pair = {"namespace": "istio-system", "source_service": "istio-ingressgateway", "target_gateway": "ingressgateway-asm"}
+    params = {**_defaults(_config_run.config_spec()), "migration": "config", "state_dir": str(target.folder / "state")}
+    params |= {"source": source.options, "target": target.options, "alibaba": {}, "gateways": [pair], "scope": "all"}
+    return _config_run.run_module({**params, **options}, check)

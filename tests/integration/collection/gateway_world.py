@@ -34,17 +34,7 @@ Object = dict[str, Any]
 NAMESPACE, SOURCE, TARGET = "istio-system", "istio-ingressgateway", "ingressgateway-asm"
 DEFAULTS: dict[str, Object] = {
     "asm": {"state": "present", "cluster_id": None, "overrides": {}},
-    "config": {
-        "state": "present",
-        "scope": "gateway",
-        "kinds": [],
-        "namespaces": [],
-        "names": [],
-        "label_selector": None,
-        "target_selector": {},
-        "on_conflict": "fail",
-        "create_namespaces": True,
-    },
+    "config": {name: option.get("default") for name, option in _config_run.config_spec().items()},
     "snapshot": {"refresh": False},
     "retire": {"state": "retired", "drain_seconds": 1.0},
     "reuse": {"state": "present"},

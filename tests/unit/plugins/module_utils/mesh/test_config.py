@@ -19,9 +19,17 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closu
     credentials_of,
     fqdn,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import marked, plan_absent, plan_present, select
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import (
+    Filters,
+    marked,
+    only_in_target,
+    plan_absent,
+    plan_present,
+    select,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS, key_of, portable
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import content, differences, digest, normal
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._misfit import misfit
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._namespaces import in_the_way
 
 Object = dict[str, Any]
@@ -199,7 +207,8 @@ def test_secrets_are_named_not_copied() -> None:
     ],
 )
 def test_filters(filters: Object, found: list[str]) -> None:
-    assert names(select(WORLD, [SOURCE], **filters)) == found
+    scope = filters.pop("scope")
+    assert names(select(WORLD, [SOURCE], scope=scope, filters=Filters(**filters))) == found
 
 
 # -- three ways
@@ -278,6 +287,111 @@ def test_what_the_target_cannot_take_is_refused_with_the_reason() -> None:
     assert (made.items[0].action, "does not serve the kind Gateway" in made.items[0].reason) == ("refused", True)
     made = plan(target_namespaces=[], create_namespaces=False)
     assert {item.reason for item in made.items} == {"the target has no namespace demo"}
+
+
+def test_every_state_has_its_comparison() -> None:
+    changed = copy.deepcopy(ROUTE)
+    changed["spec"]["hosts"] = ["new"]
+    made = plan(closure([GATEWAY, changed, PART], [SOURCE]), [in_target(GATEWAY), in_target(ROUTE)], target_namespaces=["demo"])
+    assert {item.key: item.comparison for item in made.items} == {
+        "VirtualService/deep/part": "only_in_source",
+        "VirtualService/demo/echo": "differs",
+        "Gateway/demo/echo": "same",
+    }
+    assert made.counts() == {"only_in_source": 1, "same": 1, "differs": 1, "only_in_target": 0}
+
+
+@pytest.mark.parametrize(
+    ("meta", "why"),
+    [
+        ({"deletionTimestamp": "now"}, "is being deleted"),
+        ({"ownerReferences": [{"kind": "IstioGateway", "name": "x", "controller": True}]}, "would undo the change"),
+    ],
+)
+@pytest.mark.parametrize("on_conflict", ["fail", "skip", "update"])
+def test_what_cannot_be_written_to_stays_a_conflict_whatever_is_told(meta: Object, why: str, on_conflict: str) -> None:
+    present = theirs("foreign")
+    present["metadata"].update(meta)
+    item = plan(present=[present, in_target(ROUTE)], on_conflict=on_conflict).items[1]
+    assert item.action == "conflict" and why in item.reason
+
+
+def extras(target: list[Object], **filters: Any) -> list[str]:
+    scope = filters.pop("scope", "all")
+    found = only_in_target(
+        [GATEWAY, ROUTE],
+        {key_of(item): item for item in target},
+        [SOURCE],
+        scope=scope,
+        filters=Filters(**filters),
+        migration="shop",
+    )
+    assert all((item.action, item.comparison, item.body) == ("extra", "only_in_target", None) for item in found)
+    return [f"{item.key}: {item.reason}" for item in found]
+
+
+def test_what_only_the_target_has_is_told() -> None:
+    own = obj("Gateway", "own", {"selector": {"istio": "ingressgateway-asm"}, "servers": []}, labels={"team": "b"})
+    copied = in_target(PART)
+    not_there = "the source does not have it"
+    assert extras([GATEWAY, own, copied, OTHER_GATEWAY]) == [
+        "VirtualService/deep/part: this migration copied it, and the source has it no more",
+        f"Gateway/demo/egress: {not_there}",
+        f"Gateway/demo/own: {not_there}",
+    ]
+    assert extras([own, copied, OTHER_GATEWAY], scope="gateway") == [f"Gateway/demo/own: {not_there}"]
+    assert extras([own, copied, OTHER_GATEWAY], label_selector="team=b") == [f"Gateway/demo/own: {not_there}"]
+    assert extras([own, copied], kinds=["VirtualService"], namespaces=["demo"]) == []
+
+
+def envoy_filter(*versions: str) -> Object:
+    patches = [{"match": {"proxy": {"proxyVersion": version}} if version else {}} for version in versions]
+    return obj("EnvoyFilter", "f", {"configPatches": patches})
+
+
+@pytest.mark.parametrize(
+    ("versions", "target", "refused", "noted"),
+    [
+        (["^1\\.20.*"], "1.24.6", "none of its patches is for a proxy of the version 1.24.6, but for ^1\\.20.*", ""),
+        (["^1\\.24.*"], "1.24.6", "", ""),
+        (["^1\\.24.*", "^1\\.20.*"], "1.24.6", "", "1 of its 2 patches are not for"),
+        (["", "^1\\.20.*"], "1.24.6", "", "1 of its 2 patches are not for"),
+        ([""], "1.24.6", "", ""),
+        ([], "1.24.6", "", ""),
+        (["^1\\.20.*"], "", "", "set target_version"),
+        (["^(1"], "1.24.6", "its proxyVersion ^(1 is no regular expression", ""),
+    ],
+)
+def test_filters_for_other_versions_of_the_proxy(versions: list[str], target: str, refused: str, noted: str) -> None:
+    why, note = misfit(envoy_filter(*versions), target)
+    assert why.startswith(refused) and bool(why) == bool(refused)
+    assert noted in note and bool(note) == bool(noted)
+    (item,) = plan(select([envoy_filter(*versions)], [], scope="all"), target_version=target).items
+    assert item.action == ("refused" if refused else "create")
+    assert misfit({**envoy_filter(*versions), "kind": "WasmPlugin"}, target) == ("", "")
+
+
+def test_a_kind_that_is_newer_than_the_table_is_copied_before_the_routes() -> None:
+    new = {**obj("Telemetry", "new", {"selector": {"matchLabels": {"istio": "ingressgateway"}}}), "kind": "Newest"}
+    found = select([GATEWAY, ROUTE, new], [SOURCE], scope="all")
+    assert names(found) == ["Newest/new", "VirtualService/echo", "Gateway/echo"]
+    assert found[0].rewritten["spec"]["selector"]["matchLabels"] == {"istio": "ingressgateway-asm"}
+    served = {**SERVED, "Newest": kind_of("telemetry.istio.io/v1", "Newest")}
+    made = plan_present(found, {}, served, migration="shop", target_namespaces=["demo"])
+    assert [item.action for item in made.items] == ["create"] * 3
+    assert "telemetry.istio.io" in plan(found).items[0].reason
+
+
+def test_a_plan_of_many_writes_can_be_read() -> None:
+    many = [obj("ServiceEntry", f"e{number}", {"hosts": [f"h{number}"]}) for number in range(600)]
+    made = plan(select([*many, GATEWAY], [SOURCE], scope="all"), [theirs("touched")], on_conflict="update")
+    changes = made.as_plan().changes
+    assert [(change.action, change.target) for change in changes] == [
+        ("create", "target/demo/ServiceEntry"),
+        ("update", "target/demo/Gateway/echo"),
+    ]
+    assert changes[0].after == "600 objects as in the source"
+    assert changes[1].after == ["spec.servers[0].port.number: 8443 -> 443"]
 
 
 # -- absent
