@@ -220,7 +220,7 @@ def apply_restored(session: Session, made: RetirePlan, timeout: float) -> None:
         body = made.objects[index]
         kind, meta = KINDS[body["kind"]], body["metadata"]
         if body["kind"] == "Service":
-            body = _fitting(source, kind, body)
+            body = fitting(source, kind, body)
         with session.journal.around(change):
             try:
                 source.create(kind, body)
@@ -234,7 +234,7 @@ def apply_restored(session: Session, made: RetirePlan, timeout: float) -> None:
         made.done.append(str(change))
 
 
-def _fitting(source: Cluster, kind: Kind, body: Object) -> Object:
+def fitting(source: Cluster, kind: Kind, body: Object) -> Object:
     """With the old addresses and node ports when they are free (dry run), else with new ones."""
     try:
         source.create(kind, body, dry_run=True)

@@ -12,6 +12,7 @@ A snapshot is ``<state_dir>/<migration>/snapshots/<time>-<hash>.json`` (0600):
 
 from __future__ import annotations
 
+import base64
 import copy
 import datetime
 import hashlib
@@ -19,6 +20,7 @@ import json
 import os
 import pathlib
 import typing as t
+import zlib
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal, make_private
@@ -27,7 +29,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._secre
 
 Object = dict[str, t.Any]
 FORMAT = 1
-# Larger objects stay out of the journal's ConfigMap (1 MiB for all); their file alone keeps them.
+# Larger objects are packed for the journal's ConfigMap (1 MiB for all); those that are larger still are kept by their file alone.
 _INLINE = 30_000
 # Assigned by the server, or set by others while nothing that matters changed.
 _VOLATILE = ("managedFields", "resourceVersion", "generation", "selfLink")
@@ -205,8 +207,12 @@ def keep(journal: Journal, key: str, obj: Object) -> None:
         return
     digest = sha256(obj)
     save(journal.directory / "objects" / f"{digest}.json", canonical(obj))
-    clean = scrub(obj) == obj and not _private(obj) and len(canonical(obj)) < _INLINE
-    journal.keep_original(key, {"sha256": digest, "object": obj if clean else None})
+    clean = scrub(obj) == obj and not _private(obj)
+    entry: Object = {"sha256": digest, "object": obj if clean and len(canonical(obj)) < _INLINE else None}
+    if clean and entry["object"] is None:
+        packed = base64.b64encode(zlib.compress(canonical(obj), 9)).decode()
+        entry.update({"packed": packed} if len(packed) < 2 * _INLINE else {})
+    journal.keep_original(key, entry)
 
 
 def retired_prefix(namespace: str, service: str) -> str:
@@ -220,6 +226,8 @@ def kept(journal: Journal, key: str) -> Object | None:
     if entry is None:
         return None
     obj = entry.get("object")
+    if obj is None and entry.get("packed"):
+        obj = json.loads(zlib.decompress(base64.b64decode(entry["packed"])))
     path = journal.directory / "objects" / f"{entry['sha256']}.json"
     if obj is None:
         try:

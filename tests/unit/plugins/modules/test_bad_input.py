@@ -40,17 +40,20 @@ MODULES: dict[str, dict[str, Any]] = {
     "mesh_config": {},
     "gateway_snapshot": {},
     "gateway_retire": {},
+    "istio_uninstall": {},
     "migration_preflight": {"steps": [1, 100]},
     "traffic_shift": {"steps": [1, 100], "gates": [], "allow_without_gates": True},
 }
+
+#: Options of EVERYTHING that a module does not have.
+UNKNOWN = {"clb_info": ("migration", "state_dir", "target"), "istio_uninstall": ("alibaba", "gateways")}
 
 
 def options(name: str, state_dir: Path, changed: dict[str, Any]) -> dict[str, Any]:
     """All options that the module has, with those of the case in their place (None takes one away)."""
     given = {**EVERYTHING, "state_dir": str(state_dir), **MODULES[name], **changed}
-    if name == "clb_info":
-        for word in ("migration", "state_dir", "target"):
-            given.pop(word)
+    for word in UNKNOWN.get(name, ()):
+        given.pop(word)
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -148,6 +151,8 @@ def test_a_kubeconfig_that_cannot_be_used(
         ("traffic_shift", {"gates": [{"probe": {"url": "https://x/", "ca_cert": "/no/such/file"}}]}, "/no/such/file"),
         ("migration_preflight", {"steps": [1, 101]}, "101"),
         ("clb_reuse", {"ccm_version": "two"}, "two"),
+        ("istio_uninstall", {"quiet_seconds": -1}, "quiet_seconds"),
+        ("istio_uninstall", {"dormant": "perhaps"}, "dormant"),
     ],
 )
 def test_values_that_cannot_be_right(
