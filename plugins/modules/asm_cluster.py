@@ -54,9 +54,10 @@ options:
     description:
       - V(present) adds the cluster to the mesh.
       - V(absent) removes it.
+      - V(restored) removes it when this migration added it. It knows that from the journal.
       - V(queried) leaves it as it is, and tells how it is.
     type: str
-    choices: [present, absent, queried]
+    choices: [present, absent, restored, queried]
     default: present
   ignore_namespace_check:
     description:
@@ -191,7 +192,7 @@ def main() -> None:
         **wait_spec(),
         "mesh_id": {"type": "str", "required": True},
         "cluster_id": {"type": "str", "required": True},
-        "state": {"type": "str", "choices": ["present", "absent", "queried"], "default": "present"},
+        "state": {"type": "str", "choices": ["present", "absent", "restored", "queried"], "default": "present"},
         "ignore_namespace_check": {"type": "bool", "default": False},
         "discovery_only": {"type": "bool", "default": False},
         "kubeconfig_path": {"type": "path"},

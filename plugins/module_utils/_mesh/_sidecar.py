@@ -131,13 +131,17 @@ def _config(env: t.Mapping[str, str]) -> Object:
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """Whose proxy a pod has. :arg mesh: the id of the ASM instance, empty for Istio's own. :arg router: it is a gateway."""
+    """Whose proxy a pod has. :arg mesh: the id of the ASM instance, empty for Istio's own. :arg router: it is a gateway.
+
+    :arg ending: the pod is being deleted.
+    """
 
     namespace: str
     pod: str
     mesh: str
     ready_for_two: bool
     router: bool = False
+    ending: bool = False
 
     @property
     def place(self) -> str:
@@ -149,7 +153,8 @@ def proxy_of(pod: Object) -> Proxy | None:
     found, meta = sidecar_of(pod), pod["metadata"]
     if found is None or (pod.get("status") or {}).get("phase") in _OVER:
         return None
-    return Proxy(meta.get("namespace", ""), meta["name"], found.asm_id, found.two_meshes, found.router)
+    ending = bool(meta.get("deletionTimestamp"))
+    return Proxy(meta.get("namespace", ""), meta["name"], found.asm_id, found.two_meshes, found.router, ending)
 
 
 def listed(found: t.Sequence[Proxy], most: int = 5) -> str:

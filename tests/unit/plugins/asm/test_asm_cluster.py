@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,28 @@ def test_in_twice_and_out(bench: Bench, tmp_path: Path) -> None:
     assert gone["changed"] and gone["cluster"] == {"id": CLUSTER, "state": "absent"}
     assert bench.writes == ["AddClusterIntoServiceMesh", "RemoveClusterFromServiceMesh"]
     assert bench.run("asm_cluster", cluster_id=CLUSTER, state="absent", source=source)["changed"] is False
+
+
+def test_only_what_this_migration_added_is_taken_out_again(bench: Bench) -> None:
+    wanted = {"cluster_id": CLUSTER, "ignore_namespace_check": True, "source": {"host": "https://memory"}}
+    assert bench.run("asm_cluster", state="restored", **wanted)["changed"] is False
+    bench.run("asm_cluster", **wanted)
+    assert bench.run("asm_cluster", state="restored", **wanted)["cluster"]["state"] == "absent"
+    assert bench.writes == ["AddClusterIntoServiceMesh", "RemoveClusterFromServiceMesh"]
+    bench.run("asm_cluster", migration="other", **wanted)
+    assert bench.run("asm_cluster", state="restored", **wanted)["cluster"]["state"] == "running"
+
+
+def test_the_last_pods_of_a_removed_gateway_are_waited_for(bench: Bench) -> None:
+    wanted = {"cluster_id": CLUSTER, "ignore_namespace_check": True, "source": {"host": "https://memory"}}
+    bench.run("asm_cluster", **wanted)
+    last = pod("gateway", MESH)
+    last["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    bench.source.put(last)
+    slow = bench.run("asm_cluster", state="absent", wait_timeout=0.2, **wanted)
+    assert slow["failed"] and "shop/gateway" in slow["msg"] and "have ended" in slow["msg"]
+    threading.Timer(0.3, bench.source.objects.clear).start()
+    assert bench.run("asm_cluster", state="absent", **wanted)["cluster"]["state"] == "absent"
 
 
 @pytest.mark.parametrize(
