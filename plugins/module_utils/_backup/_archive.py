@@ -376,11 +376,11 @@ class Reader:
         offset = 0
         while True:
             self._index.seek(offset)  # several iterations may run in turns
-            line = self._index.readline()
-            if not line:
+            lines = self._index.readlines(1 << 16)
+            if not lines:
                 return
-            offset += len(line)
-            yield self._entry(line)
+            offset += sum(map(len, lines))
+            yield from map(self._entry, lines)
 
     def _entry(self, line: bytes) -> Entry:
         try:

@@ -54,6 +54,7 @@ def _template() -> bytearray:
     return head
 
 
+_END = bytes(BLOCK)
 _HEAD = _template()
 _HEAD_SUM = sum(_HEAD) - 12 * 32
 
@@ -206,14 +207,12 @@ class TarReader:
         """``(name, content)`` of every member. Raises ArchiveError with the member's name."""
         while True:
             head = self._take(BLOCK)
-            if not any(head):
+            if head == _END:
                 break
-            name, size, raw = self._header(head)
+            name, size = self._plain(head) or self._odd(head)
             self.last = name
             if size > self._limit and name not in self._sinks:
                 raise self.error(name, f"it says that it has {size} bytes")
-            if raw != header(name, size):
-                raise self.error(name, "its header is not one that this collection writes")
             if name in self._sinks:
                 data, sink, left = b"", self._sinks[name], size
                 while left:
@@ -234,8 +233,18 @@ class TarReader:
         if more:
             raise self.error(self.last, "there is something behind the end of the archive")
 
-    def _header(self, head: bytes) -> tuple[str, int, bytes]:
-        """Name, size and all bytes of a header; long names are in a pax header before it."""
+    def _plain(self, head: bytes) -> tuple[str, int] | None:
+        """Name and size of nearly every header; None when it is another one, or wrong."""
+        try:
+            prefix, name = head[345:500].rstrip(b"\0").decode("ascii"), head[:100].rstrip(b"\0").decode("ascii")
+            size = int(head[124:135], 8)
+        except ValueError:
+            return None
+        name = f"{prefix}/{name}" if prefix else name
+        return (name, size) if size >= 0 and header(name, size) == head else None
+
+    def _odd(self, head: bytes) -> tuple[str, int]:
+        """Name and size; long names are in a pax header before it. Raises ArchiveError for what is not written here."""
         raw, long = head, ""
         info = self._info(head)
         if info.type == tarfile.XHDTYPE:
@@ -249,7 +258,9 @@ class TarReader:
         name = long or info.name
         if info.type != tarfile.REGTYPE:
             raise self.error(name, f"it is {_KINDS.get(info.type, 'no regular file')}")
-        return name, info.size, raw
+        if raw != header(name, info.size) or info.size < 0:
+            raise self.error(name, "its header is not one that this collection writes")
+        return name, info.size
 
     def _info(self, head: bytes) -> tarfile.TarInfo:
         try:

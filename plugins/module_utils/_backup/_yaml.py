@@ -28,6 +28,8 @@ _CACHE = 50_000
 _seen: dict[str, str] = {}
 # By what stands before a mapping's first key: its keys as they come -> sorted, each with its text.
 _orders: dict[str, dict[tuple[str, ...], list[tuple[str, str]]]] = {}
+_pairs: dict[str, tuple[str, t.Any]] = {}  # lines of mappings that were there before, without their indent
+_SIMPLE = frozenset((str, int, float, bool, type(None)))
 _read: dict[str, t.Any] = {"true": True, "false": False, "null": None, "{}": {}, "[]": []}
 
 
@@ -184,6 +186,11 @@ def _parse_mapping(found: _Lines, depth: int) -> dict[str, t.Any]:
             break
         if depth:
             line = line[depth:]
+        known = _pairs.get(line)
+        if known is not None and known[0] not in made:
+            made[known[0]] = known[1]
+            found.at += 1
+            continue
         if not line or line[0] == " " or line.startswith("- "):
             break
         if line[0] == '"':
@@ -207,7 +214,9 @@ def _parse_mapping(found: _Lines, depth: int) -> dict[str, t.Any]:
         if key in made:
             raise found.wrong(f"the key {key!r} is there twice")
         found.at += 1
-        made[key] = _parse_value(found, rest, depth) if rest else _parse_block(found, depth)
+        made[key] = value = _parse_value(found, rest, depth) if rest else _parse_block(found, depth)
+        if type(value) in _SIMPLE and rest and rest[0] != "|" and len(line) < 100 and len(_pairs) < _CACHE:
+            _pairs[line] = key, value
     if not made:
         raise found.wrong()
     return made

@@ -116,6 +116,13 @@ def test_the_header_of_a_member_is_what_tar_writes() -> None:
         assert _tar.header(name, 4711) == info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
 
 
+def test_a_size_below_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd"
+    path.write_bytes(zstandard.compress(_tar.header("a", -10) + bytes(4096)))
+    with path.open("rb") as file, pytest.raises(ArchiveError, match="not one that this collection writes"):
+        list(_tar.TarReader(file, str(path), 1 << 20))
+
+
 def test_memory_does_not_hold_the_objects(tmp_path: Path) -> None:
     import tracemalloc
 
