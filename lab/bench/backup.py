@@ -183,9 +183,17 @@ class Bench:
         return self.python(RAW, "create", str(self.kubeconfig), str(self.lines(objects(count, others))))
 
     def clear(self) -> None:
+        api = self.cluster.client(timeout=90)
         for path in KINDS.values():
             for name in NAMESPACES:
-                self.cluster.api.request("DELETE", path.format(name))
+                # 5,000 objects of a namespace may take longer than the minute that an API server gives a call: it goes on then
+                for last in (*[False] * 9, True):
+                    try:
+                        api.request("DELETE", path.format(name))
+                        break
+                    except KubeError as error:
+                        if last or error.status not in (0, 500, 504):
+                            raise
 
     def backup(self, tag: str) -> tuple[Used, Path]:
         dest = self.folder / tag
