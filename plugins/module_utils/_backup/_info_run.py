@@ -18,6 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import differing, fingerprint
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import OWNED, TERMINATING
 
 _SHOWN = 200
 
@@ -50,7 +51,8 @@ def served_kinds(cluster: Cluster, wanted: t.Iterable[tuple[str, str, str]]) -> 
     return found
 
 
-TERMINATING, OWNED = b"terminating", b"owned"
+# In the place of a fingerprint.
+MARKS = {mark.encode(): mark for mark in (TERMINATING, OWNED)}
 
 
 def read_live(
@@ -62,7 +64,7 @@ def read_live(
 ) -> Live:
     """List all objects of these kinds; of namespaced kinds in these namespaces (None: in all).
 
-    What a backup would leave out is left out, or (``everything``) has TERMINATING or OWNED as its fingerprint.
+    What a backup would leave out is left out, or (``everything``) has one of MARKS as its fingerprint.
     """
     live = Live({}, kinds)
 
@@ -80,7 +82,7 @@ def read_live(
                 if _scope.left_out(obj):
                     if not everything:
                         continue
-                    mark = TERMINATING if meta.get("deletionTimestamp") else OWNED
+                    mark = (TERMINATING if meta.get("deletionTimestamp") else OWNED).encode()
                 key = f"{kind.group}/{kind.kind}/{namespace}/{meta['name']}"
                 found.append((key, (meta.get("uid", ""), meta.get("resourceVersion", ""), mark or fingerprint(obj))))
         return found

@@ -16,21 +16,22 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._arc
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import MASK
-
-SAME, CREATE, DIFFERS, CONFLICT, REFUSED, UNREADABLE, NOT_SERVED, EXTRA = (
-    "same",
-    "create",
-    "differs",
-    "conflict",
-    "refused",
-    "unreadable",
-    "not_served",
-    "extra",
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._order import order_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import (
+    CONFLICT,
+    CREATE,
+    DIFFERS,
+    EXTRA,
+    NOT_SERVED,
+    REFUSED,
+    SAME,
+    Creates,
 )
+
+UNREADABLE = "unreadable"
 # What stands against the whole restore.
 AGAINST = (CONFLICT, REFUSED, UNREADABLE, NOT_SERVED)
 _LATE = 99
-_NAMED = 500
 _ITEMS = 300
 
 
@@ -109,8 +110,7 @@ class RestorePlan:
         self.namespaces: list[str] = []
         self.deletes: list[tuple[str, str]] = []
         self.notes: list[str] = []
-        self._creates: dict[str, int] = {}
-        self._named: list[str] = []
+        self._creates = Creates()
         self.updates: list[Item] = []
 
     def add(
@@ -118,10 +118,10 @@ class RestorePlan:
     ) -> int:
         """Take in one object of the archive; returns its number."""
         self.codes.append(1 if state == CREATE else 0)
-        self.ranks.append(_LATE if late else _scope.order_of(entry.group, entry.kind))
+        self.ranks.append(_LATE if late else order_of(entry.group, entry.kind))
         self.counts[state] += 1
         if state == CREATE:
-            self._count_create(key)
+            self._creates.add(key)
         elif reason:
             self._tell(Item(key, state, reason, list(differences)))
         return len(self.codes) - 1
@@ -130,19 +130,11 @@ class RestorePlan:
         if len(self.items) < _ITEMS or (item.state in AGAINST and len(self.items) < 2 * _ITEMS):
             self.items.append(item)
 
-    def _count_create(self, key: str, number: int = 1) -> None:
-        kind = "/".join(key.split("/")[:3])
-        self._creates[kind] = self._creates.get(kind, 0) + number
-        if number > 0 and len(self._named) < _NAMED + 1:
-            self._named.append(key)
-
     def refuse(self, number: int, key: str, state: str, why: str) -> None:
         """The target's API server does not take an object that was to be created or updated."""
         self.counts[CREATE if self.codes[number] == 1 else DIFFERS] -= 1
         if self.codes[number] == 1:
-            self._count_create(key, -1)
-            if key in self._named:
-                self._named.remove(key)
+            self._creates.drop(key)
         self.codes[number] = 0
         self.counts[state] += 1
         if state != SAME:
@@ -164,15 +156,7 @@ class RestorePlan:
         made = Plan(notes=list(self.notes))
         for name in self.namespaces:
             made.add("create", f"target/Namespace/{name}", None, {"name": name}, "restored objects live in it")
-        if len(self._named) <= _NAMED:
-            for key in self._named:
-                made.add("create", f"target/{key.lstrip('/')}", None, "as in the archive", "it is not there")
-        else:
-            for kind, count in self._creates.items():
-                if count:
-                    made.add(
-                        "create", f"target/{kind.lstrip('/')}", None, f"{count} objects as in the archive", "they are not there"
-                    )
+        self._creates.tell(made, "as in the archive", "it is not there")
         for item in self.updates:
             made.add("update", f"target/{item.key.lstrip('/')}", None, item.differences, item.reason)
         for key, _uid in self.deletes:

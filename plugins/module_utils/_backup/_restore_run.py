@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import datetime
+import functools
 import hashlib
 import pathlib
 import typing as t
@@ -18,8 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup impo
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._definitions import Definitions
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._info_run import (
-    OWNED,
-    TERMINATING,
+    MARKS,
     Live,
     read_live,
     served_kinds,
@@ -28,12 +27,22 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._res
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Seal, seal_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import flow, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import differing, fingerprint, lost
-
-STAND_IN = "default"
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import differing, fingerprint
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import (
+    CONFLICT,
+    CREATE,
+    DIFFERS,
+    EXTRA,
+    NOT_SERVED,
+    REFUSED,
+    SAME,
+    judge,
+)
 
 
 def restore_spec() -> Object:
@@ -102,7 +111,7 @@ class Restore:
         for number, key, answer in self._flow(self._wanted(needed, seen), self._rehearse):
             if answer is not None:
                 state, why, differences = answer
-                if state == _restore.DIFFERS:
+                if state == DIFFERS:
                     self.plan.update(number, key, differences)
                 else:
                     self.plan.refuse(number, key, state, why)
@@ -120,33 +129,33 @@ class Restore:
             kind = self.live.kinds.get((entry.group, entry.kind))
             found = self.live.objects.get(key)
             if kind is None and (entry.group, entry.kind) in self.coming:
-                plan.add(entry, key, _restore.CREATE)
+                plan.add(entry, key, CREATE)
                 needed.update({self.choice.place(entry)[0]} - {""})
             elif kind is None:
-                plan.add(entry, key, _restore.NOT_SERVED, "the target does not serve this kind: install its CRDs, or set crds")
+                plan.add(entry, key, NOT_SERVED, "the target does not serve this kind: install its CRDs, or set crds")
             elif obj is None:
                 plan.add(entry, key, _restore.UNREADABLE, f"it is encrypted with {entry.sealed}, and no key is given")
-            elif found is not None and found[2] == TERMINATING:
-                plan.add(entry, key, _restore.CONFLICT, "the target's is being deleted: run again when it is gone")
-            elif found is not None and found[2] == OWNED:
-                plan.add(entry, key, _restore.CONFLICT, "a controller of the target owns it and would undo the change")
             else:
+                mark = MARKS.get(found[2], "") if found else ""
+                state, why = judge(kind, found is not None, mark, functools.partial(self._equal, entry, obj, found))
                 late = bool(obj["metadata"].get("ownerReferences"))
-                if found is None:
-                    number = plan.add(entry, key, _restore.CREATE, late=late)
+                if state == CREATE:
+                    number = plan.add(entry, key, state, late=late)
                     needed.update({self.choice.place(entry)[0]} - {""})
-                elif self._equal(entry, obj, found):
-                    plan.add(entry, key, _restore.SAME)
-                    continue
-                elif policy == "update":
-                    number = plan.add(entry, key, _restore.DIFFERS, late=late)
+                elif state == DIFFERS and policy == "update":
+                    number = plan.add(entry, key, state, late=late)
                     plan.codes[number] = 2
+                elif state == DIFFERS:
+                    plan.add(entry, key, state, "it is left as it is", self._differences(entry, obj, kind))
+                    continue
                 else:
-                    plan.add(entry, key, _restore.DIFFERS, "it is left as it is", self._differences(entry, obj, kind))
+                    plan.add(entry, key, state, why)
                     continue
                 yield number, entry, obj, kind
 
-    def _equal(self, entry: Entry, obj: Object, found: tuple[str, str, bytes]) -> bool:
+    def _equal(self, entry: Entry, obj: Object, found: tuple[str, str, bytes] | None) -> bool:
+        if found is None:
+            return False
         if self.same_cluster and found[:2] == (entry.uid, entry.resource_version):
             return True
         return found[2] == fingerprint(obj)
@@ -172,42 +181,26 @@ class Restore:
                 namespace, name = self.choice.place(entry)
                 live = self.cluster.get(kind, name, namespace)
                 if live is None:
-                    return number, key, (_restore.REFUSED, "it vanished from the target: run again", [])
+                    return number, key, (REFUSED, "it vanished from the target: run again", [])
                 live["apiVersion"], live["kind"] = kind.api_version, kind.kind
                 differences = differing(body, live, secret=self._secret(entry, body))
-                stored = self.cluster.replace(kind, _restore.over(body, live), dry_run=True)
-                stored["apiVersion"], stored["kind"] = kind.api_version, kind.kind
+                stored, missing = _writer.rehearse(self.cluster, kind, _restore.over(body, live), live)
                 if fingerprint(stored) == fingerprint(live):
-                    return number, key, (_restore.SAME, "", [])  # the difference is a default of the API server
+                    return number, key, (SAME, "", [])  # the difference is a default of the API server
             else:
-                stored = self.cluster.create(kind, self._stand_in(body), dry_run=True, validate=False)
+                _stored, missing = _writer.rehearse(self.cluster, kind, body, None, self.new)
         except MigrationError as error:
-            if not error.details.get("status"):
-                raise
-            return number, key, (_restore.REFUSED, self._reason(error, self._secret(entry, obj)), [])
-        missing = _lost(body, stored)
+            _writer.refusal(error)
+            return number, key, (REFUSED, self._reason(error, self._secret(entry, obj)), [])
         if missing:
-            return number, key, (_restore.REFUSED, f"the target would drop {', '.join(missing)}", [])
-        return number, key, (_restore.DIFFERS, "", differences) if update else None
+            return number, key, (REFUSED, f"the target would drop {', '.join(missing)}", [])
+        return number, key, (DIFFERS, "", differences) if update else None
 
     def _reason(self, error: MigrationError, secret: bool) -> str:
         """What the API server says may quote the object: not when that may hold a secret."""
-        if secret:
+        if secret and error.details.get("status"):
             return f"the API server answered {error.details.get('status')} {error.details.get('reason') or ''}".rstrip()
         return error.why or error.what
-
-    def _stand_in(self, body: Object) -> Object:
-        """An object in a namespace that is not there yet is checked in another one, by another name."""
-        meta = body["metadata"]
-        owned = "ownerReferences" in meta
-        strange = meta.get("namespace") in self.new
-        if not strange and not owned:
-            return body
-        fresh = {**body, "metadata": {key: value for key, value in meta.items() if key != "ownerReferences"}}
-        if strange:
-            digest = hashlib.sha256(f"{meta.get('namespace')}/{meta['name']}".encode()).hexdigest()[:12]
-            fresh["metadata"].update(namespace=STAND_IN, name=f"dry-run-{digest}")
-        return fresh
 
     def _prune(self, seen: set[str]) -> None:
         """Objects of the target that the archive would hold if they had been there: each one is named in the plan."""
@@ -215,14 +208,14 @@ class Restore:
         whole, places = _restore.prunable(manifest.get("lists") or (), manifest.get("scope") or {}, self.choice)
         for key, (uid, _version, mark) in sorted(self.live.objects.items()):
             group, kind, namespace, name = key.split("/", 3)
-            if key in seen or mark in (TERMINATING, OWNED) or (f"{group}/{kind}" if group else kind) not in whole:
+            if key in seen or mark in MARKS or (f"{group}/{kind}" if group else kind) not in whole:
                 continue
             if places is not None and namespace not in places:
                 continue
             entry = Entry(f"{group}/v1" if group else "v1", kind, name, "", 0, namespace)
             if self.choice.only and not self.choice.wants(entry):
                 continue
-            self.plan.counts[_restore.EXTRA] += 1
+            self.plan.counts[EXTRA] += 1
             self.plan.deletes.append((key, uid))
 
     # -- apply ---------------------------------------------------------------------------------------------------------
@@ -263,14 +256,19 @@ class Restore:
     def apply(self) -> None:
         """Write in the order of dependencies. A failure stops the ranks behind it, not its neighbours."""
         for name in self.plan.namespaces:
-            self._create(kind_of("v1", "Namespace"), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            _writer.create(self.cluster, _scope.NAMESPACE, body)
             self._note("create", f"/Namespace//{name}", "")
         codes, ranks = self.plan.codes, self.plan.ranks
-        for rank in sorted({ranks[number] for number in range(len(codes)) if codes[number]}):
-            for action, key, why in self._flow(self._jobs(rank), self._write):
-                self._note(action, key, why)
-            if self.failed:
-                return
+        order = sorted({ranks[number] for number in range(len(codes)) if codes[number]})
+        for answer in _writer.in_order(order, self._jobs, self._write, self.workers):
+            number, entry, obj, _kind = answer.item
+            why = ""
+            if answer.error is not None:
+                why = self._reason(answer.error, self._secret(entry, obj)) or "it failed"
+            self._note("update" if codes[number] == 2 else "create", self.choice.key(entry), why)
+        if self.failed:
+            return
         for action, key, why in self._flow(iter(self.plan.deletes), self._delete):
             self._note(action, key, why)
 
@@ -299,38 +297,18 @@ class Restore:
         for entry, obj in self.reader.objects(mine):
             yield picked.popleft(), entry, t.cast(Object, obj), t.cast(Kind, self.live.kinds[(entry.group, entry.kind)])
 
-    def _write(self, job: tuple[int, Entry, Object, Kind]) -> tuple[str, str, str]:
+    def _write(self, job: tuple[int, Entry, Object, Kind]) -> None:
         number, entry, obj, kind = job
-        key = self.choice.key(entry)
-        action = "update" if self.plan.codes[number] == 2 else "create"
         body = _restore.body_of(entry, obj, kind.api_version, self.choice, same_cluster=self.same_cluster)
-        try:
-            if body["metadata"].get("ownerReferences"):
-                self._adopt(body)
-            if action == "create":
-                stored = self._create(kind, body)
-            else:
-                stored = self._update(kind, body, key)
-        except MigrationError as error:
-            return action, key, self._reason(error, self._secret(entry, obj)) or "it failed"
-        missing = _lost(body, stored)
-        return action, key, f"the target dropped {', '.join(missing)}" if missing else ""
-
-    def _create(self, kind: Kind, body: Object) -> Object:
-        """Create; found there after a lost answer, it must be what we wanted to write."""
-        try:
-            return self.cluster.create(kind, body, validate=False)
-        except MigrationError as error:
-            meta = body["metadata"]
-            if error.details.get("status") != 409:
-                raise
-            present = self.cluster.get(kind, meta["name"], meta.get("namespace", ""))
-            if present is None:
-                raise
-            present["apiVersion"], present["kind"] = body["apiVersion"], body["kind"]
-            if kind.kind != "Namespace" and fingerprint(present) != fingerprint(body):
-                raise
-            return present
+        if body["metadata"].get("ownerReferences"):
+            self._adopt(body)
+        if self.plan.codes[number] == 1:
+            stored = _writer.create(self.cluster, kind, body)
+        else:
+            stored = self._update(kind, body, self.choice.key(entry))
+        missing = _writer.dropped(body, stored)
+        if missing:
+            raise MigrationError("It is not whole", why=f"the target dropped {', '.join(missing)}")
 
     def _update(self, kind: Kind, body: Object, key: str) -> Object:
         meta = body["metadata"]
@@ -338,7 +316,7 @@ class Restore:
         planned = self.live.objects[key]
         if live is None or live["metadata"].get("resourceVersion") != planned[1]:
             raise MigrationError("Somebody changed it since the plan", why="somebody changed it since the plan: run again")
-        return self.cluster.replace(kind, _restore.over(body, live))
+        return _writer.replace(self.cluster, kind, _restore.over(body, live))
 
     def _delete(self, job: tuple[str, str]) -> tuple[str, str, str]:
         group, name, namespace, own = job[0].split("/", 3)
@@ -366,36 +344,21 @@ class Restore:
     # -- below ---------------------------------------------------------------------------------------------------------
 
     def _flow(self, jobs: t.Iterable[t.Any], call: t.Callable[[t.Any], T]) -> t.Iterator[T]:
-        """Answers in the order of the jobs, with a bounded number of them under way."""
-        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
-            under_way: collections.deque[concurrent.futures.Future[T]] = collections.deque()
-            for job in jobs:
-                under_way.append(pool.submit(call, job))
-                while len(under_way) > 4 * self.workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-
-
-def _lost(body: Object, stored: Object) -> list[str]:
-    wanted, kept = _payload(body), _payload(stored)
-    return [] if wanted == kept else lost(wanted, kept)
-
-
-def _payload(obj: Object) -> Object:
-    return {key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata", "status", "stringData")}
+        """Answers in the order of the jobs; the first error is raised."""
+        for answer in flow(jobs, call, self.workers):
+            yield from values([answer])
 
 
 def _against(made: RestorePlan, policy: str) -> MigrationError | None:
-    states = [state for state in _restore.AGAINST if made.counts[state] and not (state == _restore.CONFLICT and policy == "skip")]
-    if policy == "refuse" and made.counts[_restore.DIFFERS]:
-        states.append(_restore.DIFFERS)
+    states = [state for state in _restore.AGAINST if made.counts[state] and not (state == CONFLICT and policy == "skip")]
+    if policy == "refuse" and made.counts[DIFFERS]:
+        states.append(DIFFERS)
     if not states:
         return None
     bad = [item for item in made.items if item.state in states]
     lines = [f"{item.key.lstrip('/')}: {item.reason}" for item in bad[:8]]
     todo = []
-    if _restore.DIFFERS in states:
+    if DIFFERS in states:
         todo.append("look at the differences, then set existing to update or skip")
     if _restore.UNREADABLE in states:
         todo.append("give the key")

@@ -18,6 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool 
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._order import order_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import made_by_owner
 
 # Where the configuration of a mesh lives. Vendors' own groups are named with the option groups.
 GROUPS = (
@@ -93,12 +94,9 @@ def left_out(obj: Object) -> str:
             return "a lock of a leader election"
         if meta["name"].startswith("servicemesh-migration-"):
             return "the journal of a migration"
-    if any(owner.get("controller") and owner.get("kind") in _MAKERS for owner in meta.get("ownerReferences") or ()):
+    if made_by_owner(obj):
         return "its owner makes it"
     return ""
-
-
-_MAKERS = frozenset(("ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", "Gateway", "IstioGateway"))
 
 
 def clean(obj: Object) -> Object:

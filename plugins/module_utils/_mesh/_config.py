@@ -184,7 +184,7 @@ class Filters:
     def labels(self) -> Selector:
         return parse_selector(self.label_selector)
 
-    def pass_(self, obj: Object) -> bool:
+    def lets_through(self, obj: Object) -> bool:
         meta = obj["metadata"]
         return (
             (not self.kinds or obj["kind"] in self.kinds)
@@ -207,7 +207,7 @@ def select(
     else:
         found = ordered([rewrite(obj, workloads, "it is selected by the options") for obj in objects])
 
-    return [item for item in found if filters is None or filters.pass_(item.obj)]
+    return [item for item in found if filters is None or filters.lets_through(item.obj)]
 
 
 def only_in_target(
@@ -228,7 +228,7 @@ def only_in_target(
         found = sorted(target.values(), key=lambda obj: (rank_of(obj), key_of(obj)))
     made = []
     for obj in found:
-        if key_of(obj) in known or not filters.pass_(obj):
+        if key_of(obj) in known or not filters.lets_through(obj):
             continue
         mine = _owner(obj) == migration
         reason = "this migration copied it, and the source has it no more" if mine else "the source does not have it"

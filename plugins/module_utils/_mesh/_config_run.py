@@ -55,6 +55,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sourc
 Object = dict[str, t.Any]
 SECRET = kind_of("v1", "Secret")
 WORKERS = 16
+_KEPT = 800_000
 
 
 def config_spec() -> Object:
@@ -188,7 +189,8 @@ def rehearse(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | Non
         elif item.action != "restore":
             body["metadata"]["annotations"][CONTENT] = digest(stored)
 
-    values(list(flow([item for item in made.writes if item.action != "delete"], one, WORKERS)))
+    for answer in flow([item for item in made.writes if item.action != "delete"], one, WORKERS):
+        values([answer])
     needed = {item.namespace for item in made.of("create")}
     made.namespaces = [name for name in made.namespaces if name in needed]
 
@@ -324,6 +326,21 @@ def _problem(made: ConfigPlan, on_conflict: str, on_refused: str) -> MigrationEr
     )
 
 
+def _no_room(made: ConfigPlan, journal: Journal) -> MigrationError | None:
+    """What is overwritten is kept in the journal, whose mirror holds ``_KEPT`` bytes: more than that is not begun."""
+    doomed = [t.cast(Object, item.present) for item in made.items if item.overwrites]
+    size = sum(len(_snapshot.canonical(obj)) for obj in doomed) + len(_snapshot.canonical(journal.originals()))
+    if not doomed or size <= _KEPT:
+        return None
+    return MigrationError(
+        f"{len(doomed)} objects are too many to be overwritten in one migration",
+        where="target",
+        why=f"copies of them are kept for the way back, and take {size // 1000} KB of {_KEPT // 1000}",
+        todo="overwrite fewer, chosen with namespaces, kinds or names, each part under a name of its own in migration",
+        not_done=[f"{item.action} {item.where}" for item in made.writes],
+    )
+
+
 def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
     options = session.options
     scope, filters = options["scope"], filters_of(options)
@@ -340,7 +357,7 @@ def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
         create_namespaces=options["create_namespaces"],
         target_version=options["target_version"] or "",
     )
-    made.notes += [f"not copied: {key_of(obj)}: the source is deleting it" for obj in seen.going if filters.pass_(obj)]
+    made.notes += [f"not copied: {key_of(obj)}: the source is deleting it" for obj in seen.going if filters.lets_through(obj)]
     stand_in = options["gateways"][0]["namespace"]
     rehearse(session.target, made, seen.kinds, stand_in if stand_in in seen.namespaces else "default")
     known = [*seen.source, *seen.going]
@@ -360,7 +377,7 @@ def _absent(session: Session) -> tuple[ConfigPlan, Observed, Object]:
             originals[key] = original
     made = plan_absent(seen.target, originals, migration=options["migration"])
     filters = Filters(namespaces=options["namespaces"], names=options["names"])
-    made.items = [item for item in made.items if filters.pass_(t.cast(Object, item.present))]
+    made.items = [item for item in made.items if filters.lets_through(t.cast(Object, item.present))]
     seen.leaving = _empty_namespaces(session, made)
     rehearse(session.target, made, seen.kinds, "")
     return made, seen, {"secrets": [], "counts": {}}
@@ -406,7 +423,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     if left:
         named = "; ".join(f"{item.key}: {item.reason}" for item in left[:5])
         outcome.warnings.append(f"{len(left)} objects are not copied, since the target does not take them: {named}")
-    outcome.failed = _problem(made, params["on_conflict"], params["on_refused"])
+    outcome.failed = _problem(made, params["on_conflict"], params["on_refused"]) or _no_room(made, session.journal)
     if outcome.failed:
         outcome.plan = Plan(notes=plan.notes)  # nothing of it is done
         return outcome

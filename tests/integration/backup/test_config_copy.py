@@ -18,7 +18,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._order import rank_of
 from tests.integration.backup.world import (
     CRD,
-    NAMESPACE,
     VIRTUAL_SERVICE,
     Object,
     World,
@@ -26,6 +25,7 @@ from tests.integration.backup.world import (
     established,
     gateway,
     make,
+    make_namespaces,
     one_of_each,
     vs,
     wait,
@@ -51,9 +51,7 @@ OLD_FILTER = {
 def places(source: World, target: World) -> None:
     """The gateway in the source, and the namespaces in the target, for nobody here could delete one that a copy made."""
     make(source, *gateway())
-    for name in ("shop", "istio-system"):
-        if target.cluster.get(NAMESPACE, name) is None:
-            target.cluster.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    make_namespaces(target, "shop", "istio-system")
 
 
 def actions(outcome: Outcome, field: str = "action") -> dict[str, str]:
@@ -191,3 +189,14 @@ def test_more_than_a_page_and_a_plan_that_can_be_read(source: World, target: Wor
     done(config(source, target))
     again = done(config(source, target))
     assert not again.plan.changed and again.result["counts"]["same"] == 620
+
+
+def test_more_is_not_overwritten_than_can_be_kept(source: World, target: World) -> None:
+    big = {"match": [{"uri": {"prefix": "/" + "x" * 900}}], "route": [{"destination": {"host": "web"}}]}
+    names = [f"big-{number}" for number in range(30)]
+    make(source, *[vs(name, hosts=["new.example.com"]) for name in names])
+    make(target, *[vs(name, http=[big] * 30) for name in names])
+    found = config(source, target, check=True, on_conflict="update")
+    assert found.failed is not None and "30 objects are too many" in found.failed.message
+    assert not found.plan.changed
+    assert config(source, target, check=True, on_conflict="update", names=["big-1*"]).failed is None

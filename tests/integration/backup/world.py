@@ -150,13 +150,17 @@ def secret(name: str, value: str, namespace: str = "shop", **more: Any) -> Objec
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"password": value}, **more}
 
 
+def make_namespaces(world: World, *names: str) -> None:
+    for name in names:
+        if world.cluster.get(NAMESPACE, name) is None:
+            meta = {"name": name, "labels": {"istio-injection": "enabled"}}
+            world.cluster.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+
+
 def make(world: World, *objects: Object) -> None:
     """Create objects, and their namespaces."""
     cluster = world.cluster
-    for name in sorted({obj["metadata"].get("namespace") for obj in objects} - {None}):
-        if cluster.get(NAMESPACE, name) is None:
-            meta = {"name": name, "labels": {"istio-injection": "enabled"}}
-            cluster.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+    make_namespaces(world, *sorted({obj["metadata"].get("namespace") for obj in objects} - {None}))
     for obj in objects:
         cluster.create(kind_of(obj["apiVersion"], obj["kind"]), json.loads(json.dumps(obj)))
 

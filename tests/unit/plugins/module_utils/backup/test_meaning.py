@@ -15,7 +15,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._arc
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import Choice, RestorePlan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _meaning
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _meaning, _planner
 
 Object = dict[str, Any]
 
@@ -252,9 +252,9 @@ def test_an_update_keeps_what_is_the_live_objects_own() -> None:
 def test_the_plan_names_every_write_or_counts_many_creates() -> None:
     few, many = RestorePlan(), RestorePlan()
     for i in range(3):
-        few.add(entry(name=str(i)), f"g/K/n/{i}", _restore.CREATE)
+        few.add(entry(name=str(i)), f"g/K/n/{i}", _planner.CREATE)
     for i in range(600):
-        many.add(entry(name=str(i)), f"g/K/n/{i}", _restore.CREATE)
+        many.add(entry(name=str(i)), f"g/K/n/{i}", _planner.CREATE)
     many.deletes.append(("g/K/n/x", "uid"))
     assert [change.target for change in few.as_plan().changes] == ["target/g/K/n/0", "target/g/K/n/1", "target/g/K/n/2"]
     assert [(change.action, change.after) for change in many.as_plan().changes] == [
@@ -266,10 +266,10 @@ def test_the_plan_names_every_write_or_counts_many_creates() -> None:
 
 def test_an_object_that_the_server_refuses_is_no_write_any_more() -> None:
     plan = RestorePlan()
-    number = plan.add(entry(), "g/K/n/a", _restore.CREATE)
-    plan.refuse(number, "g/K/n/a", _restore.REFUSED, "no")
+    number = plan.add(entry(), "g/K/n/a", _planner.CREATE)
+    plan.refuse(number, "g/K/n/a", _planner.REFUSED, "no")
     assert plan.writes == 0 and plan.as_plan().changes == []
-    assert plan.counts[_restore.REFUSED] == 1 and plan.counts[_restore.CREATE] == 0
+    assert plan.counts[_planner.REFUSED] == 1 and plan.counts[_planner.CREATE] == 0
     assert plan.items[0].as_dict()["reason"] == "no"
 
 
