@@ -11,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab.bench import Figure, at_most, backup
+from lab.bench import Figure, at_most, backup, config
 from lab.bench.shift import p5
 from lab.demo.stage import ROOT
 from lab.state import Lab, LabError
 
-KNOWN = ("P1", "P2", "P5", "P8")
+KNOWN = ("P1", "P2", "P5", "P7", "P8")
 ON_DEMAND = ("GROWTH",)  # P1 and P2 at 500, 5,000 and 50,000 objects: a quarter of an hour
 
 
@@ -56,6 +56,7 @@ def main() -> int:
     try:
         lab_command("down")
         figures += backup.measured(lab, wanted, say)
+        figures += config.measured(lab, wanted, say)
         if {"P5", "P8"} & set(wanted):
             lab_command("up")
             lab = Lab.current()
