@@ -186,8 +186,8 @@ def rehearse(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | Non
             item.action, item.reason = "refused", f"the target would drop {', '.join(dropped)}"
         elif item.action == "update" and fingerprint(stored) == fingerprint(t.cast(Object, present)):
             item.action, item.reason = "same", "the target's own defaults are all that differs"
-        elif item.action != "restore":
-            body["metadata"]["annotations"][CONTENT] = digest(stored)
+        elif item.action != "restore" and _writer.changed(body, stored):
+            body["metadata"]["annotations"][CONTENT] = digest(stored)  # the target's defaults are part of what we wrote
 
     for answer in flow([item for item in made.writes if item.action != "delete"], one, WORKERS):
         values([answer])

@@ -44,6 +44,13 @@ def dropped(body: Object, stored: Object) -> list[str]:
     return [] if wanted == kept else lost(wanted, kept)
 
 
+def changed(body: Object, stored: Object) -> bool:
+    """Whether the server (its defaults, a webhook) stores something else than was sent."""
+    return payload(body) != payload(stored) or any(
+        (body["metadata"].get(field) or {}) != (stored["metadata"].get(field) or {}) for field in ("labels", "annotations")
+    )
+
+
 def stand_in(body: Object, new: t.Collection[str], place: str = STAND_IN) -> Object:
     """As it can be checked now: an object of a namespace that is not there yet (``new``) in another one, by another name.
 
