@@ -186,7 +186,7 @@ def readiness(seen: Observed, state: str) -> list[Refusal]:
     if state == "SetupIstioForMigrate":
         return _versions(seen)
     theirs = [item for item in seen.proxies if not item.mesh]
-    if state == "Migrating" and (old := [item for item in theirs if not item.ready_for_two and not item.router]):
+    if state == "Migrating" and (old := [item for item in theirs if _one_trust(item)]):
         why = f"{len(old)} pods have a sidecar that knows one trust only: {listed(old)}"
         todo = "restart the workloads of these pods (sidecar_inject, state: restarted): new proxies have PROXY_CONFIG_XDS_AGENT"
         return [Refusal("Not all sidecars are ready for two meshes", seen.where, why, todo, order=True)]
@@ -194,6 +194,11 @@ def readiness(seen: Observed, state: str) -> list[Refusal]:
         why = f"{len(theirs)} pods have a proxy of Istio: {listed(theirs)}"
         return [Refusal("Istio is in use still", seen.where, why, "move these workloads and gateways to ASM first", order=True)]
     return []
+
+
+def _one_trust(proxy: Proxy) -> bool:
+    """Its workload has to be restarted; what is ending was."""
+    return not (proxy.ready_for_two or proxy.router or proxy.ending)
 
 
 def _gateways(seen: Observed, state: str) -> list[str]:

@@ -132,6 +132,18 @@ def test_what_the_procedure_asks_for(state: str, pods: list[Any], kubernetes: st
     assert (len(told) == 1 and refused in told[0]) if refused else not told
 
 
+def test_what_is_ending_or_a_gateway_does_not_hold_up_the_migration() -> None:
+    ending, gateway = pod("old"), pod("gateway")
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    gateway["spec"]["containers"][0]["args"] = ["proxy", "router"]
+    found = [proxy for one in (ending, gateway) if (proxy := proxy_of(one))]
+    made, refusals = plan(Observed(True, steering(SETUP), found), Wanted(MOVING))
+    assert not refusals and made.changes
+    assert [note for note in made.notes if "1 pods of Istio's gateways" in note and "shop/gateway" in note]
+    _made, refusals = plan(Observed(True, steering(MOVING), found), Wanted(DONE))
+    assert "2 pods have a proxy of Istio" in refusals[0].why
+
+
 # --- the module -----------------------------------------------------------------------------------------------------------
 
 
