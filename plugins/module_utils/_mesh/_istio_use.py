@@ -198,16 +198,20 @@ def client_refusals(counted: Census, clients: t.Mapping[str, t.Sequence[str] | s
 # -- webhooks and references --------------------------------------------------------------------------------------
 
 
+def injectors(found: Sorted, hooks: t.Sequence[Object]) -> tuple[list[Object], list[Object]]:
+    """The injection webhooks that go, and those of others. ``hooks``: all MutatingWebhookConfigurations."""
+    going = {istio.key_of(item) for item in found.of(istio.MUTATING.kind)}
+    mine = [hook for item in hooks if istio.key_of(item) in going for hook in item.get("webhooks") or []]
+    others = [(item, hook) for item in hooks if istio.key_of(item) not in going for hook in item.get("webhooks") or []]
+    return mine, [hook for item, hook in others if _injects(item, hook)]
+
+
 def dormant(found: Sorted, hooks: t.Sequence[Object], namespaces: t.Sequence[Object], workloads: t.Sequence[Object]) -> list[str]:
     """Workloads without a pod now whose next pod Istio's webhooks would inject, and no other injector.
 
-    ``hooks``: all MutatingWebhookConfigurations; ``workloads``: all that make pods.
+    ``workloads``: all that make pods.
     """
-    going = {istio.key_of(item) for item in found.of(istio.MUTATING.kind)}
-    mine = [hook for item in hooks if istio.key_of(item) in going for hook in item.get("webhooks") or []]
-    others = [
-        hook for item in hooks if istio.key_of(item) not in going for hook in item.get("webhooks") or [] if _injects(item, hook)
-    ]
+    mine, others = injectors(found, hooks)
     labels = {item["metadata"]["name"]: labels_of(item) for item in namespaces}
     names = []
     for item in workloads:
@@ -219,6 +223,18 @@ def dormant(found: Sorted, hooks: t.Sequence[Object], namespaces: t.Sequence[Obj
         if not any(selected(hook, where, labels_of(pod)) for hook in others):
             names.append(f"{item['metadata']['namespace']}/{item['kind']}/{item['metadata']['name']}")
     return sorted(names)
+
+
+def orphaned(found: Sorted, hooks: t.Sequence[Object], namespaces: t.Sequence[Object]) -> list[str]:
+    """A line on namespaces whose new pods Istio injects by their labels, and nobody else would; or none."""
+    mine, others = injectors(found, hooks)
+    names = [
+        item["metadata"]["name"]
+        for item in namespaces
+        if any(selected(hook, labels_of(item), {}) for hook in mine)
+        and not any(selected(hook, labels_of(item), {}) for hook in others)
+    ]
+    return [f"new pods without labels of their own get no sidecar any more in the namespaces {some(names)}"] if names else []
 
 
 def asleep(workload: Object) -> bool:

@@ -118,7 +118,14 @@ def observe(session: Session) -> Seen:
     hooks = [item for item in seen.objects if item["kind"] == istio.MUTATING.kind]
     asleep = use.dormant(found, hooks, namespaces, [item for items in workloads for item in items])
     refusals += use.dormant_refusals(asleep, options["dormant"])
-    made = Seen(seen, found, counted, refusals, dormant=asleep, notes=notes + use.mentions(seen, found))
+    made = Seen(
+        seen,
+        found,
+        counted,
+        refusals,
+        dormant=asleep,
+        notes=notes + use.mentions(seen, found) + use.orphaned(found, hooks, namespaces),
+    )
     if options["proof"] == "proxies":
         made.clients = clients(source, seen, found)
         made.refusals += use.client_refusals(counted, made.clients)

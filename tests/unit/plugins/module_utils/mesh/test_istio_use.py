@@ -200,6 +200,22 @@ def test_workloads_that_count_on_istios_injection(one: Object, labels: Object, n
     assert bool(use.dormant_refusals(names, "refuse")) == bool(names) and not use.dormant_refusals(names, "ignore")
 
 
+def test_namespaces_whose_new_pods_get_no_sidecar_are_told() -> None:
+    theirs = obj(
+        "MutatingWebhookConfiguration",
+        "asm-sidecar-injector",
+        "",
+        webhooks=[hook("inject", "asm", {"matchLabels": {"mesh": "asm"}})],
+    )
+    seen = inventory(theirs)
+    hooks = [item for item in seen.objects if item["kind"] == "MutatingWebhookConfiguration"]
+    names = {"shop": ENABLED, "both": {**ENABLED, "mesh": "asm"}, "plain": {}}
+    namespaces = [obj("Namespace", name, "", labels=labels) for name, labels in names.items()]
+    (line,) = use.orphaned(sort(seen), hooks, namespaces)
+    assert line.endswith("in the namespaces shop")
+    assert use.orphaned(sort(seen), hooks, namespaces[1:]) == []
+
+
 ROUTES: dict[str, tuple[str, Object, bool]] = {
     "by its full name": ("demo", {"destination": {"host": "istio-egressgateway.istio-system.svc.cluster.local"}}, True),
     "by its short name": (SYSTEM, {"destination": {"host": "istio-egressgateway"}, "weight": 99}, True),
