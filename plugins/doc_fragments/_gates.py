@@ -123,7 +123,8 @@ options:
         suboptions:
           url:
             description:
-              - The address of the API, without C(/api/v1/query).
+              - The address of the API, without C(/api/v1/query). Where it holds a token, as ARMS' may, set C(no_log) on the task;
+                messages of the gate only name the host.
             type: str
             required: true
           token:
@@ -162,11 +163,18 @@ options:
           min_window:
             description:
               - Seconds of a hold after which the first look is taken. At least two scrape intervals, or C(rate()) has nothing.
+              - O(baseline_timeout), every C(max_hold) and a O(soak) must be longer.
             type: int
             default: 15
           report_only:
             description:
               - Never fails and never holds; what it would have said is in the results.
+            type: bool
+            default: false
+          skip_baseline:
+            description:
+              - Whether it is left out before the first step, as long as the target has no traffic at all. For figures of the target
+                alone, which nothing makes then; without it the gate would wait for them until O(baseline_timeout) is over.
             type: bool
             default: false
           success:
@@ -178,6 +186,7 @@ options:
               good:
                 description:
                   - How many requests were good, like V(sum(increase(istio_requests_total{response_code!~"5.."}[$window]))).
+                  - No series of good requests counts as none of them, when there are requests in O(gates[].prometheus.success.total).
                 type: str
                 required: true
               total:
@@ -196,6 +205,9 @@ options:
               baseline_total:
                 description:
                   - As O(gates[].prometheus.success.total), of the other side over the same seconds.
+                  - When the other side has too few requests (on the last step it has none any more), its newest figures of this run
+                    that were enough are compared with. Without such figures O(gates[].prometheus.success.min) judges alone, and
+                    without that it is undecided.
                 type: str
               max_drop:
                 description:
@@ -203,7 +215,7 @@ options:
                 type: float
               min_requests:
                 description:
-                  - With fewer requests, on either side, it is undecided.
+                  - With fewer requests it is undecided. 1 or more.
                 type: float
                 default: 100
               confidence:
@@ -231,7 +243,7 @@ options:
                 type: float
               baseline:
                 description:
-                  - The same of the other side over the same seconds.
+                  - The same of the other side over the same seconds; when it gives no number any more, the newest one of this run.
                 type: str
               max_ratio:
                 description:
@@ -241,9 +253,14 @@ options:
                 description:
                   - How many requests the number stands on.
                 type: str
+              baseline_requests:
+                description:
+                  - How many requests O(gates[].prometheus.value.baseline) stands on. With fewer than
+                    O(gates[].prometheus.value.min_requests) the newest number of this run that stood on enough is compared with.
+                type: str
               min_requests:
                 description:
-                  - With fewer O(gates[].prometheus.value.requests) it is undecided.
+                  - With fewer O(gates[].prometheus.value.requests) it is undecided. 1 or more.
                 type: float
                 default: 100
   allow_without_gates:

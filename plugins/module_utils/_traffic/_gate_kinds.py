@@ -14,6 +14,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._ga
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._probe import Probe
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._probe_options import PROBE_SPEC, probe_options
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._prometheus import PROMETHEUS_SPEC, Prometheus
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Rules
 
 
 def _probe(name: str, params: t.Mapping[str, t.Any]) -> Gate:
@@ -61,3 +62,24 @@ def build_gates(given: t.Sequence[t.Mapping[str, t.Any]], allow_without: bool) -
             raise InputError(f"Two gates are named {name}", todo="give each gate a name of its own")
         found.append(_KINDS[kind](name, item[kind]))
     return found
+
+
+def check_times(gates: t.Sequence[Gate], rules: Rules, holds: t.Mapping[str, float]) -> None:
+    """A gate that can know nothing before a time is over can pass in no shorter one. Raises InputError.
+
+    :arg holds: what is held for at most so many seconds, by its name.
+    """
+    for gate in gates:
+        first = float(getattr(gate, "first_after", 0.0))
+        limits = {f"the max_hold of {name}": seconds for name, seconds in holds.items()}
+        if not getattr(gate, "only_with_traffic", False):
+            limits["baseline_timeout"] = rules.baseline
+        if rules.soak > 0:
+            limits["the soak with what the last max_hold is more than its hold"] = rules.soak_max
+        for name, limit in limits.items():
+            if first > 0 and first >= limit:
+                raise InputError(
+                    f"The gate {gate.name} could never pass: {name} is {limit:g} s",
+                    why=f"its first figures come after {first:g} s (min_window), and an undecided gate lets nothing on",
+                    todo=f"give more time there (like {2 * first:g} s), or less min_window where the metrics are scraped often",
+                )

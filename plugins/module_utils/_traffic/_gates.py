@@ -12,6 +12,9 @@ moves in steps (a load balancer's share, waves of workloads, a route's weight) c
 * ``verdict()`` says what is known now. It never blocks: a gate that has to ask somebody does so in a thread of its own.
 * ``stop()`` ends the observation, within a second or so.
 
+A gate may say two things of itself: ``only_with_traffic`` (it judges nothing but the target's own traffic, so it is not asked
+while there is none), and ``first_after`` (seconds from a start until it can know anything).
+
 A gate that knows too little, or that is broken itself, is inconclusive: silence never passes.
 """
 
@@ -68,12 +71,14 @@ class Panel:
     def __init__(self, gates: t.Sequence[Gate]) -> None:
         self._gates = list(gates)
         self._broken: dict[int, str] = {}
+        self._idle = False
 
     def __len__(self) -> int:
         return len(self._gates)
 
-    def start(self) -> None:
-        self._broken = {}
+    def start(self, idle: bool = False) -> None:
+        """``idle``: the target has no traffic yet, and no figures of it."""
+        self._broken, self._idle = {}, idle
         for number, gate in enumerate(self._gates):
             try:
                 gate.start()
@@ -98,6 +103,8 @@ class Panel:
                 continue
 
     def _ask(self, number: int, gate: Gate) -> Verdict:
+        if self._idle and getattr(gate, "only_with_traffic", False):
+            return Verdict(PASS, "not asked before the target has traffic")
         if number in self._broken:
             return Verdict(INCONCLUSIVE, self._broken[number])
         try:

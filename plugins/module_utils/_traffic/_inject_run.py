@@ -54,7 +54,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     todo_of,
     unjudged_of,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates, check_times
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate, Panel
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_report import (
     Present,
@@ -147,6 +147,7 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
         own = dataclasses.replace(scope.proxies, two_meshes=True)
         scope = dataclasses.replace(scope, wish=Wish({}, {}), proxies=own, trail=RESTART)
     gates = [] if back else build_gates(params["gates"], params["allow_without_gates"])
+    check_times(gates, manners, {f"wave {number}": rule.max_hold for number, rule in enumerate(rules, 1)})
     return Wanted(
         scope,
         rules,

@@ -42,6 +42,7 @@ _VALUE: dict[str, t.Any] = {
     "baseline": {"type": "str"},
     "max_ratio": {"type": "float"},
     "requests": {"type": "str"},
+    "baseline_requests": {"type": "str"},
     "min_requests": {"type": "float", "default": 100},
 }
 PROMETHEUS_SPEC: dict[str, t.Any] = {
@@ -55,19 +56,28 @@ PROMETHEUS_SPEC: dict[str, t.Any] = {
     "window": {"type": "int", "default": 60},
     "min_window": {"type": "int", "default": 15},
     "report_only": {"type": "bool", "default": False},
+    "skip_baseline": {"type": "bool", "default": False},
     "success": {"type": "dict", "options": _SUCCESS},
     "value": {"type": "dict", "options": _VALUE},
 }
 
 
+# The other side as it was when it last had enough requests, so many seconds ago: on the last step it has none any more.
+AGE = "baseline_age_s"
+
+
 def judge_success(rule: t.Mapping[str, t.Any], seen: Values) -> Verdict:
     """Fail when the interval lies wholly below what is allowed, pass when wholly not, else undecided. Pure."""
-    good, total, z = seen["good"], seen["total"], z_of(rule["confidence"])
+    total, z = seen["total"], z_of(rule["confidence"])
+    good = min(seen["good"], total)  # two sums, each carried on to the edges of the window: they may be a little apart
     numbers = {key: round(value, 3) for key, value in seen.items()}
-    few = [key for key in ("total", "baseline_total") if key in seen and seen[key] < rule["min_requests"]]
-    if few:
-        said = f"{seen[few[0]]:g} requests, {rule['min_requests']:g} are needed"
-        return Verdict(INCONCLUSIVE, said if few[0] == "total" else f"of the baseline {said}", numbers)
+    if total < rule["min_requests"]:
+        return Verdict(INCONCLUSIVE, f"{total:g} requests, {rule['min_requests']:g} are needed", numbers)
+    other = seen.get("baseline_total")
+    lonely = other is not None and other < rule["min_requests"]
+    if lonely and rule.get("min") is None:
+        few = f"of the baseline {other:g} requests, {rule['min_requests']:g} are needed"
+        return Verdict(INCONCLUSIVE, f"{few}; without them only min could judge, and it is not set", numbers)
     low, high = wilson(good, total, z)
     ratio = 100 * good / total
     states, said = [], f"{ratio:.4g} % of {total:g} requests are good"
@@ -75,13 +85,15 @@ def judge_success(rule: t.Mapping[str, t.Any], seen: Values) -> Verdict:
     if rule.get("min") is not None:
         # The sample itself must be good enough, and not so small that a bad side could have sent it by chance.
         states.append((high < rule["min"], ratio >= rule["min"], f"{rule['min']:g} % are needed"))
-    if "baseline_total" in seen:
-        base = (seen["baseline_good"], seen["baseline_total"])
+    if lonely:
+        said += ", and the other side has too few to compare"
+    elif other is not None:
+        base = (min(seen["baseline_good"], other), other)
         least, most = difference(base, (good, total), z)
-        numbers.update(baseline=round(100 * base[0] / base[1], 3), drop_low=round(least, 3), drop_high=round(most, 3))
+        numbers.update(baseline=round(100 * base[0] / other, 3), drop_low=round(least, 3), drop_high=round(most, 3))
         allowed = rule["max_drop"]
-        drop = 100 * base[0] / base[1] - ratio
-        wanted = f"{numbers['baseline']:g} % of the other side's, and {allowed:g} points less are allowed"
+        drop = 100 * base[0] / other - ratio
+        wanted = f"{numbers['baseline']:g} % of the other side's{_ago(seen)}, and {allowed:g} points less are allowed"
         states.append((least > allowed, drop <= allowed, wanted))
     for failed, _passed, wanted in states:
         if failed:
@@ -95,16 +107,26 @@ def judge_success(rule: t.Mapping[str, t.Any], seen: Values) -> Verdict:
 def judge_value(rule: t.Mapping[str, t.Any], seen: Values) -> Verdict:
     """A value against its bounds, and against the other side's. Pure."""
     value, numbers = seen["query"], {key: round(item, 6) for key, item in seen.items()}
-    if "requests" in seen and seen["requests"] < rule["min_requests"]:
-        return Verdict(INCONCLUSIVE, f"{seen['requests']:g} requests, {rule['min_requests']:g} are needed", numbers)
+    for key, whose in (("requests", ""), ("baseline_requests", "of the baseline ")):
+        if key in seen and seen[key] < rule["min_requests"]:
+            return Verdict(INCONCLUSIVE, f"{whose}{seen[key]:g} requests, {rule['min_requests']:g} are needed", numbers)
     said = f"it is {value:.4g}"
     if rule.get("min") is not None and value < rule["min"]:
         return Verdict(FAIL, f"{said}, less than {rule['min']:g}", numbers)
     if rule.get("max") is not None and value > rule["max"]:
         return Verdict(FAIL, f"{said}, more than {rule['max']:g}", numbers)
     if "baseline" in seen and value > seen["baseline"] * rule["max_ratio"]:
-        return Verdict(FAIL, f"{said}, more than {rule['max_ratio']:g} times the other side's {seen['baseline']:.4g}", numbers)
+        other = f"the other side's {seen['baseline']:.4g}{_ago(seen)}"
+        return Verdict(FAIL, f"{said}, more than {rule['max_ratio']:g} times {other}", numbers)
     return Verdict(PASS, said, numbers)
+
+
+def _ago(seen: Values) -> str:
+    return f" (as it was {seen[AGE]:.0f} s ago)" if AGE in seen else ""
+
+
+class Nothing(ValueError):
+    """Prometheus answered, and has no figure for the query."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +134,14 @@ class _Rule:
     judge: t.Callable[[t.Mapping[str, t.Any], Values], Verdict]
     options: t.Mapping[str, t.Any]
     queries: t.Mapping[str, str]
+
+    def compared(self, found: Values) -> dict[str, float]:
+        """The other side's figures, when they are whole and stand on enough requests; else nothing."""
+        names = [name for name in self.queries if name.startswith("baseline")]
+        requests = found.get("baseline_total", found.get("baseline_requests", math.inf))
+        if not all(name in found for name in names) or requests < self.options["min_requests"]:
+            return {}
+        return {name: found[name] for name in names}
 
 
 def read_rule(name: str, params: t.Mapping[str, t.Any]) -> _Rule:
@@ -130,6 +160,8 @@ def read_rule(name: str, params: t.Mapping[str, t.Any]) -> _Rule:
         raise no(f"min_window is {params['min_window']}", f"give a number from 1 to window ({params['window']})")
     if not (params["interval"] >= 0.5 and params["timeout"] > 0):
         raise no(f"interval is {params['interval']:g}, timeout {params['timeout']:g}", "give 0.5 s or more, and a timeout over 0")
+    if not rule["min_requests"] >= 1:
+        raise no(f"min_requests is {rule['min_requests']:g}", "give 1 or more: nothing can be said of no requests")
     if kinds[0] == "success":
         queries = {key: rule[key] for key in ("good", "total", "baseline_good", "baseline_total") if rule.get(key)}
         compared = {"baseline_good", "baseline_total"} & set(queries)
@@ -140,9 +172,11 @@ def read_rule(name: str, params: t.Mapping[str, t.Any]) -> _Rule:
         if not 50 <= rule["confidence"] < 100:
             raise no(f"confidence is {rule['confidence']:g}", "give a number from 50 to below 100")
         return _Rule(judge_success, rule, queries)
-    queries = {key: rule[key] for key in ("query", "baseline", "requests") if rule.get(key)}
+    queries = {key: rule[key] for key in ("query", "baseline", "requests", "baseline_requests") if rule.get(key)}
     if ("baseline" in queries) != (rule.get("max_ratio") is not None):
         raise no("its baseline is not whole", "give baseline and max_ratio, or neither")
+    if "baseline_requests" in queries and "baseline" not in queries:
+        raise no("its baseline is not whole", "give baseline and max_ratio too, or take baseline_requests away")
     if rule.get("min") is None and rule.get("max") is None and "baseline" not in queries:
         raise no("it has no threshold", "give min, max, or a baseline with max_ratio")
     return _Rule(judge_value, rule, queries)
@@ -155,11 +189,16 @@ class Prometheus:
         self.name = name
         self._params = params
         self._rule = read_rule(name, params)
+        self.only_with_traffic = bool(params["skip_baseline"])
+        # What tries itself out is in nobody's way.
+        self.first_after = 0.0 if params["report_only"] else float(params["min_window"])
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._since = 0.0
         self._seen: tuple[float, dict[str, float] | None, str] | None = None
+        # The other side's newest figures that could be compared with, and when that was. Kept over fresh starts.
+        self._other: tuple[float, dict[str, float]] | None = None
 
     def start(self) -> None:
         with self._lock:
@@ -209,12 +248,28 @@ class Prometheus:
     def _ask_all(self, window: int) -> tuple[dict[str, float] | None, str]:
         """All queries, at the same moment of Prometheus' time."""
         found: dict[str, float] = {}
+        missing: dict[str, str] = {}
         at = time.time()
         for key, query in self._rule.queries.items():
             try:
                 found[key] = self._ask(query.replace("$window", f"{window}s"), at)
-            except ValueError as error:
-                return None, f"{key}: {error}"
+            except Nothing as error:
+                missing[key] = str(error)
+            except Exception as error:  # whatever it is, the gate must go on asking, and hold meanwhile
+                return None, f"{key}: {error if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'}"
+        # Where every request fails there is no series of good ones. It must not be taken for silence.
+        for good, total in (("good", "total"), ("baseline_good", "baseline_total")):
+            if good in missing and total in found:
+                found[good] = 0.0
+                del missing[good]
+        other = self._rule.compared(found)
+        if other:
+            self._other = (at, other)
+        elif self._other is not None:
+            found.update(self._other[1], **{AGE: at - self._other[0]})
+            missing = {key: why for key, why in missing.items() if key not in found}
+        for key, why in missing.items():
+            return None, f"{key}: {why}"
         return found, ""
 
     def _ask(self, query: str, at: float) -> float:
@@ -240,8 +295,13 @@ class Prometheus:
             return number_of(json.load(answer))
         except urllib.error.HTTPError as error:
             raise ValueError(_told(error)) from error
+        except json.JSONDecodeError as error:
+            raise ValueError("the answer is not that of a Prometheus") from error
         except OSError as error:
-            raise ValueError(f"no answer from {base}: {getattr(error, 'reason', None) or error}") from error
+            # Some addresses hold a token in their path (ARMS): only the host is said.
+            where = urllib.parse.urlsplit(base)
+            host = where.netloc.rpartition("@")[2]
+            raise ValueError(f"no answer from {where.scheme}://{host}: {getattr(error, 'reason', None) or error}") from error
 
 
 def _told(error: urllib.error.HTTPError) -> str:
@@ -263,7 +323,7 @@ def number_of(answer: t.Any) -> float:
     elif data.get("resultType") == "vector":
         series = t.cast("list[dict[str, t.Any]]", result)
         if not series:
-            raise ValueError("there is no such series (yet)")
+            raise Nothing("there is no such series (yet): no requests, a wrong name, or less than two scrapes in the window")
         if len(series) > 1:
             raise ValueError(f"the query gives {len(series)} series: put sum() or another aggregation around it")
         text = series[0]["value"][1]
@@ -271,5 +331,5 @@ def number_of(answer: t.Any) -> float:
         raise ValueError(f"the query gives a {data.get('resultType')}, not a number")
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"the query gives {text}")
+        raise Nothing(f"the query gives {text}")
     return number

@@ -36,7 +36,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     read_order,
     strongest,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates, check_times
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import PASS, Gate, Panel
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mover import (
     GatewayState,
@@ -91,7 +91,9 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
         move_timeout=params["wait_timeout"],
         max_pause=params["max_pause"],
     )
-    return Wanted(pairs, steps, build_gates(params["gates"], params["allow_without_gates"]), rules, params["allow_down"])
+    gates = build_gates(params["gates"], params["allow_without_gates"])
+    check_times(gates, rules, {f"step {step.number}": step.max_hold for step in steps})
+    return Wanted(pairs, steps, gates, rules, params["allow_down"])
 
 
 # -- observe -----------------------------------------------------------------------------------------------------

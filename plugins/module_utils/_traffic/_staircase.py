@@ -20,7 +20,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     Poller,
     Watch,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, PASS, Gate, Verdict
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, PASS, Panel, Verdict
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import iso
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import Todo
 
@@ -127,7 +127,7 @@ class Staircase:
     def __init__(
         self,
         shifter: Shifter,
-        gates: Gate,
+        gates: Panel,
         control: Orders,
         progress: Events,
         rules: Rules,
@@ -202,7 +202,7 @@ class Staircase:
 
     def _baseline(self, present: float) -> None:
         """The gates must pass before anything is moved; else nobody could say later what the move did."""
-        self._gates.start()
+        self._gates.start(idle=present <= 0)
         began, paused = self._clock.monotonic(), self._paused
         self._looked = None
         while True:

@@ -112,6 +112,7 @@ class FakeGate:
         self._world, self._judge = world, judge
         self.started: list[float] = []
         self.stopped = 0
+        self.only_with_traffic = False
 
     def start(self) -> None:
         self.started.append(self._world.clock.now)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates, check_times
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, INCONCLUSIVE, PASS
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._prometheus import (
     Prometheus,
@@ -26,6 +26,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._pr
     judge_value,
     number_of,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Rules
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._statistics import difference, wilson, z_of
 
 SUCCESS = {"min": 99.0, "min_requests": 100, "confidence": 95}
@@ -60,6 +61,7 @@ def test_success_fails_only_when_it_is_sure(good: float, total: float, state: st
         (900, 1000, 1000, 1000, FAIL),
         (1000, 1000, 99, 99, INCONCLUSIVE),
         (1000, 1000, 0, 1000, PASS),
+        (1001, 1000, 1002, 1000, PASS),  # sums that are carried on to the window's edges
     ],
 )
 def test_success_against_the_other_side(good: float, total: float, base_good: float, base_total: float, state: str) -> None:
@@ -68,8 +70,25 @@ def test_success_against_the_other_side(good: float, total: float, base_good: fl
 
 
 @pytest.mark.parametrize(
+    ("least", "good", "state", "words"),
+    [
+        (None, 1000, INCONCLUSIVE, "of the baseline 3 requests, 100 are needed; without them only min could judge"),
+        (99.0, 1000, PASS, "100 % of 1000 requests are good, and the other side has too few to compare"),
+        (99.0, 900, FAIL, "99 % are needed"),
+    ],
+)
+def test_without_another_side_min_judges_alone(least: float | None, good: float, state: str, words: str) -> None:
+    seen = {"good": good, "total": 1000, "baseline_good": 3, "baseline_total": 3}
+    verdict = judge_success({**DROP, "min": least}, seen)
+    assert verdict.state == state
+    assert words in verdict.reason
+
+
+@pytest.mark.parametrize(
     ("rule", "seen", "state"),
     [
+        ({"max_ratio": 1.5, "min_requests": 10}, {"query": 15.1, "baseline": 10.0, "baseline_requests": 9.0}, INCONCLUSIVE),
+        ({"max_ratio": 1.5, "min_requests": 10}, {"query": 15.1, "baseline": 10.0, "baseline_requests": 10.0}, FAIL),
         ({"max": 5.0}, {"query": 5.0}, PASS),
         ({"max": 5.0}, {"query": 5.1}, FAIL),
         ({"min": 5.0}, {"query": 4.9}, FAIL),
@@ -137,6 +156,7 @@ GOOD = {"success": {"good": "g[$window]", "total": "t", "min": 99.0}}
 def options(url: str = "http://127.0.0.1:9", **more: Any) -> dict[str, Any]:
     """What AnsibleModule makes of the option."""
     whole = {"url": url, "token": None, "headers": {}, "ca_cert": None, "validate_certs": True, "report_only": False}
+    whole["skip_baseline"] = False
     whole.update({"interval": 0.5, "timeout": 1.0, "window": 60, "min_window": 1, "success": None, "value": None}, **more)
     for kind, defaults in (("success", {"min_requests": 100, "confidence": 95}), ("value", {"min_requests": 100})):
         if whole[kind]:
@@ -157,6 +177,8 @@ def options(url: str = "http://127.0.0.1:9", **more: Any) -> dict[str, Any]:
         ({"success": {"good": "g", "total": "t", "min": 1, "max_drop": 1}}, "baseline is not whole"),
         ({"success": {"good": "g", "total": "t", "baseline_good": "b", "max_drop": 1}}, "baseline is not whole"),
         ({"success": {"good": "g", "total": "t", "min": 1, "confidence": 100}}, "confidence is 100"),
+        ({"success": {"good": "g", "total": "t", "min": 1, "min_requests": 0}}, "min_requests is 0"),
+        ({"value": {"query": "q", "max": 1, "baseline_requests": "r"}}, "baseline is not whole"),
         ({"value": {"query": "q"}}, "no threshold"),
         ({"value": {"query": "q", "baseline": "b", "max": 1}}, "baseline is not whole"),
     ],
@@ -164,6 +186,9 @@ def options(url: str = "http://127.0.0.1:9", **more: Any) -> dict[str, Any]:
 def test_bad_options_are_refused_before_anything_runs(more: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         build_gates([{"name": "p", "prometheus": options(**more)}], False)
+
+
+NO_SERIES = "no series"
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -181,10 +206,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         text = self.server.numbers.get(query.partition("[")[0], "")
         body: dict[str, Any] = {"status": "error", "errorType": "bad_data", "error": "parse error"}
         if text:
-            body = {"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": [1, text]}]}}
+            series = [] if text == NO_SERIES else [{"metric": {}, "value": [1, text]}]
+            body = {"status": "success", "data": {"resultType": "vector", "result": series}}
         self.send_response(200 if text else 400)
         self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
+        self.wfile.write(text[1:].encode() if text.startswith("!") else json.dumps(body).encode())
 
     def log_message(self, *_words: Any) -> None:
         pass
@@ -257,3 +283,109 @@ def test_report_only_never_holds(server: Server) -> None:
         wait_for(gate, PASS, "only reported, would be fail")
     finally:
         gate.stop()
+
+
+def running(server: Server, **more: Any) -> Prometheus:
+    gate = Prometheus("p", options(f"http://127.0.0.1:{server.server_port}", **more))
+    gate.start()
+    return gate
+
+
+def test_no_series_of_good_requests_is_no_silence(server: Server) -> None:
+    """A target that answers nothing but errors has no series of good answers, and must fail."""
+    server.numbers["g"] = NO_SERIES
+    gate = running(server, **GOOD)
+    try:
+        wait_for(gate, FAIL, "0 % of 1000 requests are good")
+        server.numbers["t"] = NO_SERIES
+        wait_for(gate, INCONCLUSIVE, "good: there is no such series (yet)")
+    finally:
+        gate.stop()
+
+
+SIDES = {"good": "g", "total": "t", "baseline_good": "bg", "baseline_total": "bt", "max_drop": 1.0}
+
+
+def test_the_other_side_is_remembered_when_it_has_no_requests_any_more(server: Server) -> None:
+    server.numbers.update(bg="990", bt="1000")
+    gate = running(server, success=SIDES)
+    try:
+        wait_for(gate, PASS)
+        server.numbers.update(bg="0", bt="0", g="900")
+        wait_for(gate, FAIL, "90 % of 1000 requests are good, 99 % of the other side's (as it was")
+        gate.start()  # the last step: a fresh observation, and all traffic on the target
+        server.numbers.update(bg=NO_SERIES, bt=NO_SERIES, g="1000")
+        wait_for(gate, PASS)
+        assert gate.verdict().numbers["baseline_total"] == 1000
+        assert gate.verdict().numbers["baseline_age_s"] > 0
+    finally:
+        gate.stop()
+
+
+def test_without_another_side_from_the_start_it_is_undecided(server: Server) -> None:
+    server.numbers.update(bg=NO_SERIES, bt="0")
+    gate = running(server, success=SIDES)
+    try:
+        wait_for(gate, INCONCLUSIVE, "of the baseline 0 requests")
+    finally:
+        gate.stop()
+
+
+def test_a_value_of_the_other_side_is_remembered_too(server: Server) -> None:
+    server.numbers.update(q="15", b="10", n="200")
+    gate = running(server, value={"query": "q", "baseline": "b", "baseline_requests": "n", "max_ratio": 2.0})
+    try:
+        wait_for(gate, PASS)
+        server.numbers.update(q="19", b="1", n="3")  # three requests say nothing of a quantile
+        wait_for(gate, PASS, "it is 19")
+        server.numbers.update(q="21", b="NaN", n="0")
+        wait_for(gate, FAIL, "more than 2 times the other side's 10 (as it was")
+    finally:
+        gate.stop()
+
+
+@pytest.mark.parametrize(
+    "body", ["!<html>sign in</html>", '!{"status":"success","data":{"resultType":"vector","result":[1]}}', "!"]
+)
+def test_whatever_comes_the_gate_goes_on_asking(server: Server, body: str) -> None:
+    server.numbers["g"] = body
+    gate = running(server, **GOOD)
+    try:
+        wait_for(gate, INCONCLUSIVE, "good: ")
+        server.numbers["g"] = "1000"
+        wait_for(gate, PASS)
+    finally:
+        gate.stop()
+
+
+def test_a_token_in_the_address_is_in_no_message() -> None:
+    gate = Prometheus("p", options("http://user:word@127.0.0.1:9/api/v1/prometheus/t0ken", **GOOD))
+    gate.start()
+    try:
+        wait_for(gate, INCONCLUSIVE, "no answer from http://127.0.0.1:9:")
+        said = gate.verdict().reason
+        assert "t0ken" not in said
+        assert "word" not in said
+    finally:
+        gate.stop()
+
+
+@pytest.mark.parametrize(
+    ("more", "rules", "reason"),
+    [
+        ({}, {"baseline": 30.0}, ""),
+        ({}, {"baseline": 15.0}, "baseline_timeout is 15 s"),
+        ({"skip_baseline": True}, {"baseline": 15.0}, ""),
+        ({"report_only": True}, {"baseline": 15.0}, ""),
+        ({}, {"soak": 5.0, "soak_max": 10.0}, "is 10 s"),
+        ({}, {"soak": 0.0, "soak_max": 10.0}, ""),
+        ({"min_window": 60}, {"baseline": 90.0}, "the max_hold of step 1 is 60 s"),
+    ],
+)
+def test_a_gate_that_could_never_pass_in_time_is_refused(more: dict[str, Any], rules: dict[str, float], reason: str) -> None:
+    gates = build_gates([{"name": "p", "prometheus": options(**{"min_window": 15, **GOOD, **more})}], False)
+    if not reason:
+        check_times(gates, Rules(**rules), {"step 1": 60})
+        return
+    with pytest.raises(InputError, match=f"The gate p could never pass: .*{reason}"):
+        check_times(gates, Rules(**rules), {"step 1": 60})

@@ -40,6 +40,25 @@ def test_all_steps_pass() -> None:
     assert world.gate.stopped == 1
 
 
+def test_a_gate_of_the_target_alone_is_asked_once_it_has_traffic() -> None:
+    world = World(judge=lambda _seconds, share: PASS if share > 0 else INCONCLUSIVE)
+    assert world.run().verdict == INCONCLUSIVE
+    world = World(judge=lambda _seconds, share: PASS if share > 0 else INCONCLUSIVE)
+    world.gate.only_with_traffic = True
+    assert world.run().verdict == PASS
+    assert len(world.gate.started) == 6
+    bad = World(judge=lambda _seconds, share: FAIL if share > 0 else INCONCLUSIVE)
+    bad.gate.only_with_traffic = True
+    report = bad.run()
+    assert (report.verdict, report.share, bad.shares) == (FAIL, 0, [1, 0])
+
+
+def test_a_gate_of_the_target_alone_is_asked_at_once_where_traffic_is_left() -> None:
+    world = World(share=5, judge=lambda _seconds, _share: INCONCLUSIVE)
+    world.gate.only_with_traffic = True
+    assert (world.run().verdict, world.shares) == (INCONCLUSIVE, [])
+
+
 @pytest.mark.parametrize(
     ("on_fail", "back", "end"), [("zero", [0], 0), ("previous", [5], 5), ("hold", [], 25)], ids=["zero", "previous", "hold"]
 )
