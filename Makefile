@@ -10,6 +10,8 @@ $(error $(PYTHON) is Python $(OLD_PYTHON), and 3.11 or newer is needed: make PYT
 endif
 SETUP := $(PYTHON) -m dev.setup
 RUN := $(PYTHON) -m dev.run
+# Processes that run tests at once: one has the lab, the other the rest (tests/groups.py).
+JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE := 1
 .DEFAULT_GOAL := help
 .PHONY: help changelog demo test lint sanity units integration molecule importer bench lab-up lab-down setup venv clean-cache
@@ -27,7 +29,7 @@ demo: setup ## watch live traffic move from Istio to ASM and nothing be lost (RO
 	@$(RUN) python -m lab.demo
 
 test: setup ## everything that CI runs (LAB_THOROUGH=1: the long campaigns too)
-	@$(RUN) pytest -v --durations=15 tests/unit tests/test_repository.py tests/integration
+	@$(RUN) pytest -n $(JOBS) -v --durations=15 tests/unit tests/test_repository.py tests/integration
 
 units: venv ## tests that need no lab
 	@$(RUN) pytest tests/unit

@@ -11,7 +11,7 @@ import pytest
 
 from lab.state import Lab
 from tests.integration.backup.world import World
-from tests.integration.ccm.conftest import _binary
+from tests.integration.ccm.fixtures import _binary
 
 
 def _world(name: str, tmp_path_factory: pytest.TempPathFactory) -> World:

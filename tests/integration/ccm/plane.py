@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def with_us(argv: Sequence[str]) -> list[str]:
+    """The command, ended by the kernel when the tests are killed.
+
+    The signal comes when the *thread* ends that started the command: too early for any thread but the first.
+    """
+    first = threading.current_thread() is threading.main_thread()
+    return ["setpriv", "--pdeathsig", "KILL", *argv] if first else [*argv]
+
+
 class Process:
     """A child process with its log in a file. stop() is SIGTERM, then SIGKILL after `grace` seconds."""
 
@@ -34,7 +44,11 @@ class Process:
         self.log = log
         self._file = log.open("ab")
         self._child = subprocess.Popen(
-            self.argv, stdout=self._file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})}
+            with_us(self.argv),
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})},
         )
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -34,6 +34,8 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
+from tests.integration.ccm.plane import with_us
+
 ROOT = Path(__file__).resolve().parents[3]
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
@@ -94,7 +96,7 @@ class Inside:
         words = [sys.executable, "-m", "lab.cloud", "--state", str(self.folder / "state"), "--instances", str(file)]
         words += ["--haproxy-dir", str(self.folder / "haproxy")]
         with (self.folder / "cloud.log").open("ab") as out:
-            self.server = subprocess.Popen(["ip", "netns", "exec", self.name, *words], cwd=ROOT, stdout=out, stderr=out)
+            self.server = subprocess.Popen(with_us(["ip", "netns", "exec", self.name, *words]), cwd=ROOT, stdout=out, stderr=out)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             try:

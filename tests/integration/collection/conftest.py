@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.ccm.conftest import ccm, cloud, plane, world  # noqa: F401  (fixtures)
 from tests.integration.ccm.implementation import versions
 from tests.integration.ccm.plane import Plane
 from tests.integration.ccm.world import World
@@ -44,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def gateways(plane: Plane) -> Iterator[Controller]:  # noqa: F811
+def gateways(plane: Plane) -> Iterator[Controller]:
     running = Controller(plane.api)
     running.start()
     yield running
@@ -52,7 +51,7 @@ def gateways(plane: Plane) -> Iterator[Controller]:  # noqa: F811
 
 
 @pytest.fixture
-def scene(world: World, plane: Plane, gateways: Controller, tmp_path: Path) -> Iterator[Scene]:  # noqa: F811
+def scene(world: World, plane: Plane, gateways: Controller, tmp_path: Path) -> Iterator[Scene]:
     used = Scene(world, plane.kubeconfig, gateways, tmp_path)
     yield used
     used.close()
