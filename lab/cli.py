@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `lab`: up, down, status, env, exec, logs, faults, traffic."""
+"""The command `lab`: up, down, status, env, exec, logs, faults, prometheus, traffic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lab import binaries, net, proc, traffic, world, world_cloud
+from lab import binaries, net, proc, prometheus, traffic, world, world_cloud
 from lab.cluster import Cluster
 from lab.kubeapi import KubeError, path_of
 from lab.machine import Machine
@@ -95,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     logs.set_defaults(call=_logs)
 
     _faults_parser(commands)
+    metrics = commands.add_parser("prometheus", help="a Prometheus that scrapes the proxies of both meshes")
+    metrics.add_argument("action", choices=("up", "down"))
+    metrics.add_argument(
+        "--interval", type=float, default=prometheus.INTERVAL, metavar="SECONDS", help="between two scrapes (default %(default)s)"
+    )
+    metrics.set_defaults(call=_prometheus)
     commands.add_parser("traffic", help="constant load from the internet: lab traffic --help").set_defaults(call=_traffic)
     return parser
 
@@ -233,6 +239,16 @@ def _traffic(lab: Lab, options: argparse.Namespace) -> int:
     _need_up(lab)
     arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
     return traffic.main(lab, arguments)
+
+
+def _prometheus(lab: Lab, options: argparse.Namespace) -> None:
+    _need_up(lab)
+    if options.action == "up":
+        prometheus.up(lab, *world.clusters(lab), options.interval)
+        print(f"{prometheus.URL} in the cloud's network")
+    else:
+        prometheus.down(lab, *world.clusters(lab))
+    world.write_environment(lab)
 
 
 # --- faults -------------------------------------------------------------------------------------------------------------------

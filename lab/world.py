@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import apps, binaries, host, images, machine, mesh_asm, mesh_ca, mesh_source, net, proc, world_cloud
+from lab import apps, binaries, host, images, machine, mesh_asm, mesh_ca, mesh_source, net, proc, prometheus, world_cloud
 from lab.cluster import REGION, Cluster
 from lab.kubeapi import KubeError
 from lab.state import Lab, LabError, write_atomic
@@ -210,6 +210,7 @@ def environment(lab: Lab) -> dict[str, str]:
         "LAB_CLB_ID": data.get("clb_id", ""),
         "LAB_CLB_ADDRESS": data.get("clb_address", ""),
         "LAB_CA": data.get("ca", ""),
+        "LAB_PROMETHEUS_URL": prometheus.running(lab),
     }
 
 

@@ -243,7 +243,10 @@ options:
                 type: float
               baseline:
                 description:
-                  - The same of the other side over the same seconds; when it gives no number any more, the newest one of this run.
+                  - The same of the other side over the same seconds.
+                  - When the other side has no requests any more (NaN), its newest number of this run is compared with. Without one
+                    O(gates[].prometheus.value.min) and O(gates[].prometheus.value.max) judge alone, and without them it is
+                    undecided.
                 type: str
               max_ratio:
                 description:

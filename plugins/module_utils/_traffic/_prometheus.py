@@ -107,18 +107,27 @@ def judge_success(rule: t.Mapping[str, t.Any], seen: Values) -> Verdict:
 def judge_value(rule: t.Mapping[str, t.Any], seen: Values) -> Verdict:
     """A value against its bounds, and against the other side's. Pure."""
     value, numbers = seen["query"], {key: round(item, 6) for key, item in seen.items()}
-    for key, whose in (("requests", ""), ("baseline_requests", "of the baseline ")):
-        if key in seen and seen[key] < rule["min_requests"]:
-            return Verdict(INCONCLUSIVE, f"{whose}{seen[key]:g} requests, {rule['min_requests']:g} are needed", numbers)
-    said = f"it is {value:.4g}"
+    if "requests" in seen and seen["requests"] < rule["min_requests"]:
+        return Verdict(INCONCLUSIVE, f"{seen['requests']:g} requests, {rule['min_requests']:g} are needed", numbers)
+    lonely = rule.get("max_ratio") is not None and (
+        "baseline" not in seen or ("baseline_requests" in seen and seen["baseline_requests"] < rule["min_requests"])
+    )
+    if lonely and not bounded(rule):
+        few = "the other side has too few requests to compare"
+        return Verdict(INCONCLUSIVE, f"{few}; without them only min or max could judge, and neither is set", numbers)
+    said = f"it is {value:.4g}" + (", and the other side has too few requests to compare" if lonely else "")
     if rule.get("min") is not None and value < rule["min"]:
         return Verdict(FAIL, f"{said}, less than {rule['min']:g}", numbers)
     if rule.get("max") is not None and value > rule["max"]:
         return Verdict(FAIL, f"{said}, more than {rule['max']:g}", numbers)
-    if "baseline" in seen and value > seen["baseline"] * rule["max_ratio"]:
+    if "baseline" in seen and not lonely and value > seen["baseline"] * rule["max_ratio"]:
         other = f"the other side's {seen['baseline']:.4g}{_ago(seen)}"
         return Verdict(FAIL, f"{said}, more than {rule['max_ratio']:g} times {other}", numbers)
     return Verdict(PASS, said, numbers)
+
+
+def bounded(rule: t.Mapping[str, t.Any]) -> bool:
+    return rule.get("min") is not None or rule.get("max") is not None
 
 
 def _ago(seen: Values) -> str:
@@ -126,7 +135,11 @@ def _ago(seen: Values) -> str:
 
 
 class Nothing(ValueError):
-    """Prometheus answered, and has no figure for the query."""
+    """Prometheus answered, and has no figure for the query: no series, or series of which nothing follows (NaN)."""
+
+
+class Idle(Nothing):
+    """The second of the two: who is asked for is known, and had no requests."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,13 +261,13 @@ class Prometheus:
     def _ask_all(self, window: int) -> tuple[dict[str, float] | None, str]:
         """All queries, at the same moment of Prometheus' time."""
         found: dict[str, float] = {}
-        missing: dict[str, str] = {}
+        missing: dict[str, Nothing] = {}
         at = time.time()
         for key, query in self._rule.queries.items():
             try:
                 found[key] = self._ask(query.replace("$window", f"{window}s"), at)
             except Nothing as error:
-                missing[key] = str(error)
+                missing[key] = error
             except Exception as error:  # whatever it is, the gate must go on asking, and hold meanwhile
                 return None, f"{key}: {error if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'}"
         # Where every request fails there is no series of good ones. It must not be taken for silence.
@@ -268,6 +281,8 @@ class Prometheus:
         elif self._other is not None:
             found.update(self._other[1], **{AGE: at - self._other[0]})
             missing = {key: why for key, why in missing.items() if key not in found}
+        elif isinstance(missing.get("baseline"), Idle) and bounded(self._rule.options):
+            del missing["baseline"]
         for key, why in missing.items():
             return None, f"{key}: {why}"
         return found, ""
@@ -331,5 +346,5 @@ def number_of(answer: t.Any) -> float:
         raise ValueError(f"the query gives a {data.get('resultType')}, not a number")
     number = float(text)
     if not math.isfinite(number):
-        raise Nothing(f"the query gives {text}")
+        raise Idle(f"the query gives {text}")
     return number

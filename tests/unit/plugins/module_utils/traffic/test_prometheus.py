@@ -89,6 +89,10 @@ def test_without_another_side_min_judges_alone(least: float | None, good: float,
     [
         ({"max_ratio": 1.5, "min_requests": 10}, {"query": 15.1, "baseline": 10.0, "baseline_requests": 9.0}, INCONCLUSIVE),
         ({"max_ratio": 1.5, "min_requests": 10}, {"query": 15.1, "baseline": 10.0, "baseline_requests": 10.0}, FAIL),
+        ({"max_ratio": 1.5, "min_requests": 10, "max": 16.0}, {"query": 15.1, "baseline": 10.0, "baseline_requests": 9.0}, PASS),
+        ({"max_ratio": 1.5, "max": 16.0}, {"query": 15.1}, PASS),
+        ({"max_ratio": 1.5, "max": 15.0}, {"query": 15.1}, FAIL),
+        ({"max_ratio": 1.5}, {"query": 15.1}, INCONCLUSIVE),
         ({"max": 5.0}, {"query": 5.0}, PASS),
         ({"max": 5.0}, {"query": 5.1}, FAIL),
         ({"min": 5.0}, {"query": 4.9}, FAIL),
@@ -340,6 +344,25 @@ def test_a_value_of_the_other_side_is_remembered_too(server: Server) -> None:
         wait_for(gate, PASS, "it is 19")
         server.numbers.update(q="21", b="NaN", n="0")
         wait_for(gate, FAIL, "more than 2 times the other side's 10 (as it was")
+    finally:
+        gate.stop()
+
+
+@pytest.mark.parametrize(
+    ("most", "number", "state", "words"),
+    [
+        (20.0, "NaN", PASS, "the other side has too few requests to compare"),
+        (None, "NaN", INCONCLUSIVE, "baseline: the query gives NaN"),
+        (20.0, NO_SERIES, INCONCLUSIVE, "baseline: there is no such series"),  # perhaps a wrong name
+    ],
+)
+def test_a_bound_judges_alone_when_the_other_side_is_idle(
+    server: Server, most: float | None, number: str, state: str, words: str
+) -> None:
+    server.numbers.update(q="15", b=number)
+    gate = running(server, value={"query": "q", "baseline": "b", "max_ratio": 2.0, "max": most})
+    try:
+        wait_for(gate, state, words)
     finally:
         gate.stop()
 
