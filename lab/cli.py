@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         "--ccm", default="v2.14.0", choices=world.CCM_VERSIONS, help="version that the CCM behaves like (default v2.14.0)"
     )
     up.add_argument(
+        "--roots", type=int, default=1, choices=(1, 2), help="root certificates of the two meshes: one for both, or one each"
+    )
+    up.add_argument(
         "--mode", default="cluster", choices=world.MODES, help="how CLBs reach the source gateway's pods (default cluster)"
     )
     up.add_argument(
@@ -152,7 +155,7 @@ def _say(text: str) -> None:
 
 
 def _up(lab: Lab, options: argparse.Namespace) -> None:
-    world.up(lab, world.Options(options.nodes, options.ccm, options.mode, options.parts), _say)
+    world.up(lab, world.Options(options.nodes, options.ccm, options.mode, options.parts, options.roots), _say)
 
 
 def _status(lab: Lab, _options: argparse.Namespace) -> int:

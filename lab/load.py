@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from lab import apps
 from lab.cluster import Cluster
 from lab.images import ECHO
 from lab.kubeapi import KubeError, path_of
+from lab.mesh_source import namespace
 from lab.node import RESULTS
 from lab.state import Lab, LabError
 
@@ -32,10 +33,10 @@ PODS = path_of("v1", "pods", NAMESPACE)
 STRICT = {"mtls": {"mode": "STRICT"}}
 
 
-def deployment(rate: float) -> Object:
+def deployment(rate: float, target: Sequence[str]) -> Object:
     """The client. Its own user may not write to the node, so it is root; its files are all that it writes."""
     arguments = [f"-rate={rate:g}", f"-duration={LONGEST}s", "-chance", "-new-ratio=0.3", "-bucket=100ms", "-timeout=10s"]
-    arguments += [f"-target=echo=http://echo.{NAMESPACE}/", f"-out={RESULTS}/$(POD_NAME).jsonl"]
+    arguments += [*target, f"-out={RESULTS}/$(POD_NAME).jsonl"]
     container = {
         "name": "client",
         "image": ECHO,
@@ -74,19 +75,21 @@ def _peer_authentication() -> Object:
 class Load:
     """The client's run. Use `running`, or `start` and `stop`."""
 
+    target: Sequence[str] = (f"-target=echo=http://echo.{NAMESPACE}/",)
+
     def __init__(self, lab: Lab) -> None:
         self.ack, self.asm = Cluster(lab, "ack", 1), Cluster(lab, "asm", 2)
 
     @contextmanager
-    def running(self, rate: float = 120, *, strict: bool = False) -> Iterator[Load]:
-        self.start(rate, strict=strict)
+    def running(self, rate: float = 120, *, strict: bool = False, copied: bool = True) -> Iterator[Load]:
+        self.start(rate, strict=strict, copied=copied)
         try:
             yield self
         finally:
             self.remove()
 
-    def start(self, rate: float = 120, *, strict: bool = False) -> None:
-        """The client sends, and is answered.
+    def start(self, rate: float = 120, *, strict: bool = False, copied: bool = True) -> None:
+        """The client sends, and is answered. `copied`: ASM has the policy too; else a migration has to copy it.
 
         :raises LabError: it is there already, or does not get an answer within a minute.
         """
@@ -95,11 +98,13 @@ class Load:
         for file in self._files():
             file.unlink()
         if strict:
-            self.asm.apply_object("v1", "namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-            for cluster in (self.asm, self.ack):
+            if copied:
+                self.asm.apply_object("v1", "namespaces", namespace(NAMESPACE))
+            for cluster in (self.asm, self.ack) if copied else (self.ack,):
                 cluster.apply_object("security.istio.io/v1", "peerauthentications", _peer_authentication())
-        self.ack.apply_object("apps/v1", "deployments", deployment(rate))
+        self.ack.apply_object("apps/v1", "deployments", deployment(rate, self.target))
         self.ack.wait("answers to the client", lambda: any(line["ok"] for line in self.buckets()), 60)
+        self.ack.wait("the client", lambda: bool(self.ack.api.get(DEPLOYMENT)["status"].get("availableReplicas")), 60)
 
     def stop(self) -> Object:
         """End the run and give the sums of all pods that there were.
@@ -122,8 +127,7 @@ class Load:
                     found[key][word] = found[key].get(word, 0) + number
         seconds = self.per_second()
         found["seconds"] = len(seconds)
-        # The first and the last second are not whole ones.
-        found["least_per_second"] = min(list(seconds.values())[1:-1], default=0)
+        found["least_rate"] = least(seconds[1:-1])  # the first and the last second are not whole ones
         found["failures"] = self.failures()[:20]
         return found
 
@@ -155,12 +159,12 @@ class Load:
     def failures(self) -> list[Mapping[str, Any]]:
         return [line for line in self._all() if "failure" in line]
 
-    def per_second(self) -> dict[int, int]:
+    def per_second(self) -> list[int]:
         """Requests that were sent in each second from the first to the last, zeros too."""
         found: dict[int, int] = {}
         for line in self.buckets():
             found[int(line["t"])] = found.get(int(line["t"]), 0) + line["sent"]
-        return {second: found.get(second, 0) for second in range(min(found, default=0), max(found, default=-1) + 1)}
+        return [found.get(second, 0) for second in range(min(found, default=0), max(found, default=-1) + 1)]
 
     def wait_for(self, requests: int, timeout: float = 60) -> None:
         """Until so many more requests were answered."""
@@ -170,6 +174,13 @@ class Load:
             if time.monotonic() > end:
                 raise LabError(f"the client did not get {requests} answers in {timeout:g} s")
             time.sleep(0.2)
+
+
+def least(seconds: Sequence[int], window: int = 10) -> float:
+    """The lowest rate over some seconds in a row: a machine that is busy sends what was due in one second in the next."""
+    if len(seconds) < window:
+        return 0.0
+    return min(sum(seconds[first : first + window]) / window for first in range(len(seconds) - window + 1))
 
 
 def _lines(text: str) -> list[Mapping[str, Any]]:

@@ -7,7 +7,8 @@ An API server of its own holds the Istio configuration and the IstioGateways. is
 10.10.0.3: configuration from there, Services, secrets and token reviews from the ACK cluster (a remote cluster of Istio's
 multi-cluster kind, named by the ACK cluster's id). In the ACK cluster it is the selectorless Service `istiod-1-31-0` in
 istio-system, as ASM names it. It answers injection webhooks too; lab.asm.migrate makes one in the ACK cluster when a
-migration is that far. It shares the source mesh's root certificate through an intermediate authority of its own.
+migration is that far. It shares the source mesh's root certificate through an intermediate authority of its own, or has a
+root of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import yaml
 
 from lab import binaries, images, mesh_ca, net, proc
+from lab.asm.render import ASM_ROOT, ISTIO_ROOT, XDS_AGENT
 from lab.cluster import REGION, Cluster
 from lab.mesh_manifest import injection
 from lab.mesh_manifest import istio_crds as istio_crds
@@ -42,14 +44,14 @@ def own_crds() -> list[Object]:
     return [yaml.safe_load(path.read_text()) for path in sorted(CRDS.glob("*.yaml"))]
 
 
-def mesh_config() -> Object:
+def mesh_config(agent_env: dict[str, str] = AGENT_ENV) -> Object:
     """ConfigMap `istio` of the control plane."""
     config = {
         "trustDomain": "cluster.local",
         "accessLogFile": "/dev/stdout",
         "enablePrometheusMerge": False,
         "rootNamespace": NAMESPACE,
-        "defaultConfig": {"discoveryAddress": f"{ISTIOD}.{NAMESPACE}.svc:15012", "proxyMetadata": AGENT_ENV},
+        "defaultConfig": {"discoveryAddress": f"{ISTIOD}.{NAMESPACE}.svc:15012", "proxyMetadata": agent_env},
     }
     meta = {"name": "istio", "namespace": NAMESPACE}
     data = {"mesh": json.dumps(config, indent=1), "meshNetworks": "networks: {}"}
@@ -132,7 +134,7 @@ def _established(asm: Cluster, crd: Object) -> bool:
 
 def _control_plane_objects(ack: Cluster, asm: Cluster) -> None:
     asm.apply_object("v1", "namespaces", namespace(NAMESPACE))
-    asm.apply_object("v1", "configmaps", mesh_config())
+    asm.apply_object("v1", "configmaps", mesh_config(AGENT_ENV | (XDS_AGENT if mesh_ca.two_roots(asm.lab) else {})))
     asm.apply_object("v1", "secrets", remote_secret(ack.kubeconfig.read_text()))
 
 
@@ -146,7 +148,8 @@ def start_istiod(lab: Lab, asm: Cluster) -> None:
     """istiod as a process; ready when it has read both clusters."""
     folder = lab.dir / "asm-istiod"  # it looks for several files relative to where it runs: there are those of injection
     (folder / "var/lib/istio/inject").mkdir(parents=True, exist_ok=True)
-    for name, text in injection(lab, images.asm_proxy(REGION), f"{ISTIOD}.{NAMESPACE}.svc:15012").items():
+    root = ASM_ROOT if mesh_ca.two_roots(lab) else ISTIO_ROOT
+    for name, text in injection(lab, images.asm_proxy(REGION), f"{ISTIOD}.{NAMESPACE}.svc:15012", root).items():
         write_atomic(folder / "var/lib/istio/inject" / name, text, 0o644)
     host = net.ASM_ADDRESS
     flags = {
@@ -174,6 +177,8 @@ def start_istiod(lab: Lab, asm: Cluster) -> None:
         "PILOT_ENABLE_GATEWAY_API": "false",
         "HOME": str(folder),
     }
+    if mesh_ca.two_roots(lab):
+        env["ISTIO_MULTIROOT_MESH"] = "true"
     argv = ["env", f"--chdir={folder}", str(binaries.path("pilot-discovery")), "discovery"]
     argv += [f"--{key}={value}" for key, value in flags.items()]
 
@@ -191,4 +196,5 @@ def start_controller(lab: Lab, ack: Cluster, asm: Cluster) -> None:
     # The path says what its proxies are told: the cluster they are in, and the mesh that they belong to.
     argv += [f"--inject=https://{net.ASM_ADDRESS}:15017/inject/cluster/{ACK_ID}/asm_id/{MESH_ID}"]
     argv += [f"--cloud={CLOUD}", f"--root={mesh_ca.mesh_authority(lab, 'asm') / 'root-cert.pem'}"]
+    argv += ["--own-root"] if mesh_ca.two_roots(lab) else []
     proc.spawn(lab, "asm-controller", argv, env={"PYTHONPATH": str(CRDS.parents[1])})

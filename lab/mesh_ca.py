@@ -4,7 +4,8 @@
 """Certificates of the meshes: one root, and an intermediate authority for each control plane, so that both trust each other.
 
 This is Istio's "plug in CA certificates" (a secret `cacerts`, or a folder for an istiod that is a process); with a shared
-root no multi-root flag is needed. The gateways' HTTPS certificate comes from an authority of its own, as in real life.
+root no multi-root flag is needed. With `lab up --roots 2` each mesh has a root of its own, and they trust each other only
+when ASM's migration has told them to. The gateways' HTTPS certificate comes from an authority of its own, as in real life.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ def gateway_authority(lab: Lab) -> pki.Authority:
     return pki.Authority(lab.dir / "mesh-ca", "gateways")
 
 
+def two_roots(lab: Lab) -> bool:
+    return bool(lab.data.get("options", {}).get("roots") == 2)
+
+
 def mesh_authority(lab: Lab, mesh: str) -> Path:
     """Folder with ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem (Istio's file names) of a mesh's authority."""
     folder = lab.dir / "mesh-ca"
     with lab.lock("mesh-ca"):  # both meshes are installed at once, and the root must be one
-        root = pki.Authority(folder, "root")
+        root = pki.Authority(folder, f"root-{mesh}" if two_roots(lab) else "root")
         own = folder / mesh
         if not (own / "root-cert.pem").exists():
             _intermediate(root, mesh, own)

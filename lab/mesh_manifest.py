@@ -43,8 +43,11 @@ def istio_crds(lab: Lab) -> list[Object]:
     return _generated(lab, "crds", settings, lambda one: one["kind"] == "CustomResourceDefinition")
 
 
-def injection(lab: Lab, image: str, istiod: str) -> dict[str, str]:
-    """The files `config` and `values` from which an istiod injects sidecars: the proxy's image, and where it connects to."""
+def injection(lab: Lab, image: str, istiod: str, root: str) -> dict[str, str]:
+    """The files `config` and `values` from which an istiod injects sidecars.
+
+    They have the proxy's image, the address that it connects to, and the ConfigMap with the root by which it knows istiod.
+    """
     hub, _, rest = image.rpartition("/")
     name, _, tag = rest.partition(":")
     settings = [
@@ -54,6 +57,7 @@ def injection(lab: Lab, image: str, istiod: str) -> dict[str, str]:
         f"values.global.proxy.image={name}",
         f"values.global.proxy_init.image={name}",
         f"values.global.caAddress={istiod}",
+        f"values.global.trustBundleName={root}",
         "values.global.proxy.resources.requests.cpu=10m",
         "values.global.proxy.resources.requests.memory=64Mi",
     ]

@@ -14,6 +14,7 @@ import json
 from typing import Any
 
 from lab import binaries, mesh_ca, proc
+from lab.asm.render import XDS_AGENT
 from lab.cluster import Cluster
 from lab.images import ISTIO_HUB, ISTIO_TAG
 from lab.state import Lab, write_atomic
@@ -34,8 +35,11 @@ def gateway_proxy_config(server: str) -> dict[str, Any]:
     return {"proxyHeaders": {"server": {"value": server}}, "terminationDrainDuration": f"{DRAIN}s"}
 
 
-def operator() -> dict[str, Any]:
-    """The IstioOperator that istioctl installs: control plane and one ingress gateway with an HPA of 2 to 5."""
+def operator(*, two_roots: bool = False) -> dict[str, Any]:
+    """The IstioOperator that istioctl installs: control plane and one ingress gateway with an HPA of 2 to 5.
+
+    With two roots the gateway is prepared for the second one: a restart would not do that, for its manifest is istioctl's.
+    """
     container = "spec.template.spec.containers.[name:istio-proxy]"
     gateway = {
         "name": GATEWAY,
@@ -56,6 +60,7 @@ def operator() -> dict[str, Any]:
             {"path": f"{container}.readinessProbe.periodSeconds", "value": 1},
         ],
     }
+    agent = [{"name": name, "value": value} for name, value in XDS_AGENT.items()] if two_roots else []
     small = {"requests": {"cpu": "10m", "memory": "64Mi"}}
     return {
         "apiVersion": "install.istio.io/v1alpha1",
@@ -78,7 +83,7 @@ def operator() -> dict[str, Any]:
                         "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1},
                     }
                 },
-                "ingressGateways": [{"name": GATEWAY, "enabled": True, "k8s": {"overlays": [overlay]}}],
+                "ingressGateways": [{"name": GATEWAY, "enabled": True, "k8s": {"overlays": [overlay], "env": agent}}],
             },
             "values": {
                 "telemetry": {"enabled": False},
@@ -120,7 +125,7 @@ def install(lab: Lab, ack: Cluster) -> None:
     pair = {"tls.crt": certificate, "tls.key": key}
     ack.apply_object("v1", "secrets", secret(mesh_ca.CREDENTIAL, "kubernetes.io/tls", pair))
     file = lab.dir / "istio-operator.json"
-    write_atomic(file, json.dumps(operator(), indent=1))
+    write_atomic(file, json.dumps(operator(two_roots=mesh_ca.two_roots(lab)), indent=1))
     argv = [str(binaries.path("istioctl")), "install", "--skip-confirmation", f"--filename={file}"]
     argv += [f"--kubeconfig={ack.kubeconfig}", "--readiness-timeout=120s"]
     proc.run(lab, argv, timeout=180, env={"HOME": str(lab.dir)})

@@ -42,6 +42,7 @@ class Options:
     ccm: str = "v2.14.0"
     mode: str = "cluster"
     parts: str = "all"
+    roots: int = 1
 
     def has(self, part: str) -> bool:
         return PARTS.index(self.parts) >= PARTS.index(part)
@@ -110,7 +111,7 @@ def up(lab: Lab, options: Options, say: Say = print) -> None:
 def _is_up(lab: Lab, options: Options, say: Say) -> bool:
     if not lab.data.get("up") or missing(lab):
         return False
-    if lab.data.get("options") != asdict(options):
+    if {**asdict(Options()), **lab.data.get("options", {})} != asdict(options):
         raise LabError(f"lab '{lab.name}' is up with other options ({lab.data.get('options')}): run `lab down` first")
     say(f"lab '{lab.name}' is up")
     return True

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from lab import asm, images
 from lab.asm.controller import Gateways
-from lab.asm.migrate import Injector, Migrations, follow
-from lab.asm.render import Mesh
+from lab.asm.migrate import Injector, Migrations, follow, spread
+from lab.asm.render import ASM_ROOT, ISTIO_ROOT, Mesh
 from lab.kube import Api, KubeError
 
 LOOK = 2.0  # seconds between two looks at who is in the mesh
@@ -49,10 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--istiod", default="istiod-1-31-0", help="name of istiod's Service in the ACK cluster")
     parser.add_argument("--cloud", default="", help="URL of the cloud server: clusters are added to the mesh there")
     parser.add_argument("--root", type=Path, help="ASM's root certificate")
+    parser.add_argument("--own-root", action="store_true", help="the root is not that of Istio")
     parser.add_argument("--inject", default="", help="URL where ASM's istiod injects sidecars; its certificate is of --root")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    mesh = Mesh(options.mesh_id, options.cluster_id, images.asm_proxy(options.region), options.istiod)
+    own_root = ASM_ROOT if options.own_root else ISTIO_ROOT
+    mesh = Mesh(options.mesh_id, options.cluster_id, images.asm_proxy(options.region), options.istiod, root=own_root)
     try:
         apis = [Api.from_kubeconfig(file) for file in (options.asm_kubeconfig, options.ack_kubeconfig)]
     except KubeError as error:
@@ -68,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     for controller in controllers:
         controller.start()
     while not stopped.wait(LOOK if options.cloud else 3600):
+        if options.own_root:
+            spread(apis[1], root)
         follow(migrations, lambda: member(options.cloud, options.mesh_id, options.cluster_id))
     for controller in controllers:
         controller.stop()

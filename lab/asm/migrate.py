@@ -18,8 +18,8 @@ leaves state and counter of status as they were; Migrating needs PROXY_CONFIG_XD
 asks the user for it; gateways it does not name, and istioctl's cannot get it from the ConfigMap); which resources of Istio
 Finished looks for.
 Two roots: when the meshes' roots differ, each side's mesh configuration gets the other's root (caCertificates), and Istio's
-istiod ISTIO_MULTIROOT_MESH. That is what works with Istio; what ASM really adds is not known. ASM's own istiod needs that
-variable too and is not given it here.
+istiod ISTIO_MULTIROOT_MESH. That is what works with Istio; what ASM really adds is not known. ASM's own istiod has that
+variable from the beginning, and its root is in a ConfigMap of its own in each namespace, for Istio's is written by Istio.
 Injection is a webhook of ASM in the ACK cluster, answered by ASM's istiod (`Injector`); how ASM really arranges it is not known.
 From Migrating on it takes labelled pods, and Istio's webhooks get a rule to leave these alone, so that no pod is injected twice;
 in Finished it takes all pods of namespaces with istio-injection=enabled. When the cluster leaves the mesh, object, webhook and
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from lab.asm.render import NAMESPACE, Mesh, Object
+from lab.asm.render import ASM_ROOT, ISTIO_ROOT, NAMESPACE, Mesh, Object
 from lab.kube import Api, Controller, KubeError, Watch, own_key, path_of
 
 log = logging.getLogger("lab.asm.migrate")
@@ -47,7 +47,7 @@ HOOKS = "admissionregistration.k8s.io/v1"
 OBJECT = path_of(GROUP, "asmmigratefromistios", None, NAME)
 ISTIOD = path_of("apps/v1", "deployments", NAMESPACE)
 MESH_CONFIG = path_of("v1", "configmaps", NAMESPACE, "istio")
-ROOT = path_of("v1", "configmaps", NAMESPACE, "istio-ca-root-cert")
+ROOT = path_of("v1", "configmaps", NAMESPACE, ISTIO_ROOT)
 OWN_HOOK = "asm-sidecar-injector"
 OWN_HOOK_PATH = path_of(HOOKS, "mutatingwebhookconfigurations", None, OWN_HOOK)
 
@@ -66,11 +66,12 @@ class Injector:
 
 @dataclass(frozen=True)
 class IstioProxy:
-    """namespace/name of a pod, and the environment of its proxy, which is a sidecar or (router) a gateway."""
+    """namespace/name of a pod, which may be ending, and the environment of its proxy: a sidecar, or (router) a gateway."""
 
     name: str
     env: dict[str, str]
     router: bool
+    ending: bool
 
 
 class Migrations:
@@ -202,7 +203,7 @@ class Migrations:
     # --- Migrating, Finished -----------------------------------------------------------------------------------------------
 
     def _migrate(self) -> None:
-        old = [one.name for one in self._istio_proxies() if not one.router and not has_agent(one.env)]
+        old = [one.name for one in self._istio_proxies() if not (one.router or one.ending or has_agent(one.env))]
         if old:
             raise CheckFailed(f"{len(old)} pods lack {AGENT}; restart their workloads: {names(old)}")
         if self._injector is None:
@@ -249,7 +250,8 @@ class Migrations:
                 env = {item["name"]: str(item.get("value") or "") for item in one.get("env") or []}
                 if one["name"] == "istio-proxy" and "ASM_ID" not in env:
                     name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-                    found.append(IstioProxy(name, env, "router" in (one.get("args") or [])[:2]))
+                    ending = "deletionTimestamp" in pod["metadata"]
+                    found.append(IstioProxy(name, env, "router" in (one.get("args") or [])[:2], ending))
         return found
 
 
@@ -307,6 +309,20 @@ def own_hook(injector: Injector, *, labelled_only: bool) -> Object:
     }
     meta = {"name": OWN_HOOK, "labels": {"app": "sidecar-injector", "provider": "asm"}}
     return {"apiVersion": HOOKS, "kind": "MutatingWebhookConfiguration", "metadata": meta, "webhooks": [webhook]}
+
+
+def spread(ack: Api, root: str) -> None:
+    """ASM's root is in every namespace, in a ConfigMap of its own (when the meshes have two)."""
+    try:
+        found = ack.list(path_of("v1", "configmaps"), fieldSelector=f"metadata.name={ASM_ROOT}")["items"]
+        there = {one["metadata"]["namespace"] for one in found}
+        for item in ack.list(path_of("v1", "namespaces"))["items"]:
+            name = item["metadata"]["name"]
+            if name not in there and (item.get("status") or {}).get("phase") == "Active":
+                body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ASM_ROOT}, "data": {"root-cert.pem": root}}
+                ack.create(path_of("v1", "configmaps", name), body)
+    except (KubeError, OSError) as error:
+        log.warning("ASM's root in the namespaces: %s", error)
 
 
 def follow(migrations: Migrations, members: Callable[[], bool | None]) -> None:

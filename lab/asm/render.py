@@ -19,6 +19,8 @@ OWNER = "asm.alibabacloud.com/gateway"  # annotation: which IstioGateway of whic
 MANAGED = {"provider": "asm"}  # label of all that we make, for watching
 RESOURCES = {"limits": {"cpu": "2", "memory": "2G"}, "requests": {"cpu": "200m", "memory": "256Mi"}}
 SERVER = "asm-ingressgateway"
+ISTIO_ROOT, ASM_ROOT = "istio-ca-root-cert", "asm-ca-root-cert"
+XDS_AGENT = {"PROXY_CONFIG_XDS_AGENT": "true"}  # the agent asks its istiod for the roots to trust
 STATUS_PORT = 15021
 GRACE, PRE_STOP, DRAIN = 45, 3, 10  # seconds: as the source gateway's
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
@@ -30,7 +32,10 @@ class GatewayError(Exception):
 
 @dataclass(frozen=True)
 class Mesh:
-    """What the controller knows of the mesh: its id, the ACK cluster's id, where istiod is, which proxy image is run."""
+    """What the controller knows of the mesh: its id, the ACK cluster's id, where istiod is, which proxy image is run.
+
+    :arg root: the ConfigMap in each namespace with the root by which a proxy knows istiod; Istio's own when both have one root.
+    """
 
     id: str
     cluster_id: str
@@ -38,6 +43,7 @@ class Mesh:
     istiod: str = "istiod-1-31-0"
     version: str = "v1.31.0-lab-aliyun"
     trust_domain: str = "cluster.local"
+    root: str = ISTIO_ROOT
 
     @property
     def discovery(self) -> str:
@@ -189,7 +195,7 @@ def _amount(text: str) -> str | int:
 
 
 def _pod(name: str, account: str, spec: Object, mesh: Mesh) -> Object:
-    volumes, mounts = _volumes(spec)
+    volumes, mounts = _volumes(spec, mesh)
     context: Object = {"runAsUser": 0, "runAsGroup": 0} if spec.get("runAsRoot") else {"runAsUser": 1337, "runAsGroup": 1337}
     context["fsGroup"] = 1337
     sysctls = {"net.ipv4.ip_unprivileged_port_start": "0"} if _low_ports(spec) and not spec.get("hostNetwork") else {}
@@ -270,6 +276,7 @@ def _environment(name: str, spec: Object, mesh: Mesh) -> list[Object]:
         "ISTIO_META_WORKLOAD_NAME": name,
         "PROXY_CONFIG": json.dumps(proxy),
         "TRUST_DOMAIN": mesh.trust_domain,
+        **(XDS_AGENT if mesh.root == ASM_ROOT else {}),
     }
     fields = {
         "NODE_NAME": "spec.nodeName",
@@ -288,7 +295,7 @@ def _environment(name: str, spec: Object, mesh: Mesh) -> list[Object]:
     ]
 
 
-def _volumes(spec: Object) -> tuple[list[Object], list[Object]]:
+def _volumes(spec: Object, mesh: Mesh) -> tuple[list[Object], list[Object]]:
     """Volumes and their mounts: what pilot-agent needs, then the gateway's own."""
     token = {"serviceAccountToken": {"path": "istio-token", "expirationSeconds": 43200, "audience": "istio-ca"}}
     info = [{"path": part, "fieldRef": {"fieldPath": f"metadata.{part}"}} for part in ("labels", "annotations")]
@@ -298,7 +305,7 @@ def _volumes(spec: Object) -> tuple[list[Object], list[Object]]:
         ("workload-certs", "/var/run/secrets/workload-spiffe-credentials", {"emptyDir": {}}),
         ("istio-envoy", "/etc/istio/proxy", {"emptyDir": {}}),
         ("istio-data", "/var/lib/istio/data", {"emptyDir": {}}),
-        ("istiod-ca-cert", "/var/run/secrets/istio", {"configMap": {"name": "istio-ca-root-cert"}}),
+        ("istiod-ca-cert", "/var/run/secrets/istio", {"configMap": {"name": mesh.root}}),
         ("istio-token", "/var/run/secrets/tokens", {"projected": {"sources": [token]}}),
         ("podinfo", "/etc/istio/pod", {"downwardAPI": {"items": info}}),
         *(

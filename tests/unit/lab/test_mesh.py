@@ -91,3 +91,15 @@ def test_routes_share_all_traffic_among_versions_that_exist() -> None:
     assert gateway["spec"]["selector"] == {"istio": "ingressgateway-asm"}
     labels = [one["spec"]["template"]["metadata"]["labels"] for one in apps.workloads() if one["kind"] == "Deployment"]
     assert [subset["labels"]["version"] for subset in rule["spec"]["subsets"]] == [label["version"] for label in labels]
+
+
+def test_two_roots_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
+    lab = Lab("roots")
+    lab.data["options"] = {"roots": 2}
+    source, asm = ((mesh_ca.mesh_authority(lab, name) / "root-cert.pem").read_text() for name in ("source", "asm"))
+    assert source != asm
+    (gateway,) = mesh_source.operator(two_roots=True)["spec"]["components"]["ingressGateways"]
+    assert {"name": "PROXY_CONFIG_XDS_AGENT", "value": "true"} in gateway["k8s"]["env"]
+    (gateway,) = mesh_source.operator()["spec"]["components"]["ingressGateways"]
+    assert gateway["k8s"]["env"] == []
