@@ -37,6 +37,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard
 Object = dict[str, t.Any]
 # A message that is there already when something is asked for is believed to be the new one after so many seconds.
 _PATIENCE = 5.0
+# So long ASM may take to make the resource of a cluster that has just joined. Seconds.
+_JOINING = 15.0
 
 
 def steering_kind(target: Cluster) -> Kind | None:
@@ -46,9 +48,17 @@ def steering_kind(target: Cluster) -> Kind | None:
     return Kind(f"{GROUP}/{served[0]['version']}", KIND, served[0]["plural"], False) if served else None
 
 
-def observe(target: Cluster, source: Cluster | None, kind: Kind | None, wanted: Wanted) -> Observed:
+def _found(target: Cluster, kind: Kind, patience: float) -> Object | None:
+    """ASM makes the resource a moment after the cluster has joined."""
+    end = time.monotonic() + patience
+    while (found := target.get(kind, NAME)) is None and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+def observe(target: Cluster, source: Cluster | None, kind: Kind | None, wanted: Wanted, patience: float = 0.0) -> Observed:
     """The resource; and the source's versions and pods when something is going to be asked for."""
-    found = target.get(kind, NAME) if kind else None
+    found = _found(target, kind, patience) if kind else None
     seen = Observed(kind is not None, read(found) if found else None)
     now = seen.steering
     if source is not None and now is not None and not behind(now, wanted) and (now.desired != wanted.state or now.message):
@@ -146,7 +156,8 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
         enabled=not check_mode,
     )
     kind = steering_kind(target)
-    seen = observe(target, source if params["check_workloads"] else None, kind, wanted)
+    patience = 0.0 if check_mode else min(_JOINING, float(params["wait_timeout"]))
+    seen = observe(target, source if params["check_workloads"] else None, kind, wanted, patience)
     made, refusals = plan(seen, wanted)
     warnings = enforce(refusals, check_mode)
     now = seen.steering
