@@ -73,9 +73,23 @@ class Wanted:
     allow_down: bool
 
 
-def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
-    """Everything that can be wrong without asking anybody is found here. Raises InputError."""
-    pairs = pairs_of(params["gateways"])
+def stairs_spec() -> dict[str, t.Any]:
+    """The options of a staircase; their documentation is in plugins/doc_fragments/_stairs.py."""
+    return {
+        "steps": {"type": "list", "elements": "raw", "required": True},
+        "hold": {"type": "float", "default": 60},
+        "max_hold": {"type": "float"},
+        "allow_down": {"type": "bool", "default": False},
+        "on_fail": {"type": "str", "choices": ["zero", "previous", "hold"], "default": "zero"},
+        "on_interrupt": {"type": "str", "choices": ["hold", "rollback"], "default": "hold"},
+        "baseline_timeout": {"type": "float", "default": 30},
+        "soak": {"type": "float", "default": 0},
+        "max_pause": {"type": "float", "default": 3600},
+    }
+
+
+def read_stairs(params: t.Mapping[str, t.Any]) -> tuple[list[Step], list[Gate], Rules]:
+    """The options of ``stairs_spec``, and the gates. Raises InputError."""
     steps = read_steps(
         params["steps"], hold=params["hold"], max_hold=params["max_hold"], allow_down=params["allow_down"]
     )
@@ -93,6 +107,13 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
     )
     gates = build_gates(params["gates"], params["allow_without_gates"])
     check_times(gates, rules, {f"step {step.number}": step.max_hold for step in steps})
+    return steps, gates, rules
+
+
+def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
+    """Everything that can be wrong without asking anybody is found here. Raises InputError."""
+    pairs = pairs_of(params["gateways"])
+    steps, gates, rules = read_stairs(params)
     return Wanted(pairs, steps, gates, rules, params["allow_down"])
 
 
@@ -151,18 +172,22 @@ def imagine(state: GatewayState) -> GatewayState:
     return Imagined(state.view, state.gateway) if state.target_absent else state
 
 
-def observe(mover: Mover, journal: Journal, pairs: t.Sequence[GatewayPair]) -> Present:
-    """The gateways now, and which holds an earlier run saw through (from the journal)."""
-    names = _names(pairs)
+def holds_of(journal: Journal, names: t.Sequence[str], event: str = "shift") -> dict[float, str]:
+    """Which holds an earlier run of the same gateways or routes (``names``) saw through, by this machine's journal."""
     holds: dict[float, str] = {}
     for entry in journal.entries():
-        if entry.get("event") != "shift" or entry.get("gateways") != names:
+        if entry.get("event") != event or entry.get("gateways") != names:
             continue
         if entry.get("what") in ("begin", "passed"):
             holds[float(entry["share"])] = CUT if entry["what"] == "begin" else PASSED
         elif entry.get("what") == "end":
             holds = {share: ENDED if state == CUT else state for share, state in holds.items()}
-    return Present(mover.observe(), holds)
+    return holds
+
+
+def observe(mover: Mover, journal: Journal, pairs: t.Sequence[GatewayPair]) -> Present:
+    """The gateways now, and which holds an earlier run saw through (from the journal)."""
+    return Present(mover.observe(), holds_of(journal, _names(pairs)))
 
 
 # -- plan --------------------------------------------------------------------------------------------------------
@@ -347,8 +372,8 @@ _TODO = {
 }
 
 
-def problem_of(report: Report, where: str) -> MigrationError | None:
-    """The report as the error that fails the task; None when all passed."""
+def problem_of(report: Report, where: str, there: str = "the load balancer") -> MigrationError | None:
+    """The report as the error that fails the task; None when all passed. ``there``: where somebody has to look now."""
     if report.verdict == PASS:
         return None
     back = report.rolled_back
@@ -360,7 +385,7 @@ def problem_of(report: Report, where: str) -> MigrationError | None:
     if back and back["ok"]:
         what += f"; {back['to']:g} % is back in effect"
     elif back:
-        what += f"; going back to {back['to']:g} % FAILED ({back['error']}), so look at the load balancer now"
+        what += f"; going back to {back['to']:g} % FAILED ({back['error']}), so look at {there} now"
     elif report.share is not None:
         what += f"; {report.share:.4g} % stays in effect"
     return MigrationError(
