@@ -18,7 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import POD
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import fqdn
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import covers, fqdn
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._routes import Destination
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import live, ready, sidecar_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar_proof import ask
@@ -58,6 +58,22 @@ def weights_in(dumps: t.Iterable[t.Any], namespace: str, name: str) -> list[dict
     for dump in dumps:
         walk(dump, False)
     return found
+
+
+def answers_for(dumps: t.Iterable[t.Any], host: str, protocol: str) -> bool:
+    """Whether a gateway has somewhere to send what comes for a host: a virtual host with routes, or (TLS) a server name. Pure."""
+
+    def walk(node: t.Any) -> bool:
+        if isinstance(node, list):
+            return any(walk(item) for item in node)
+        if not isinstance(node, dict):
+            return False
+        names = (node.get("filter_chain_match") or {}).get("server_names") or [] if protocol == "tls" else []
+        if protocol == "http" and node.get("routes"):  # without routes it is Istio's black hole for a Gateway without routes
+            names = [str(name).partition(":")[0] for name in node.get("domains") or []]
+        return any(covers(str(name), host) for name in names) or any(walk(item) for item in node.values())
+
+    return any(walk(dump) for dump in dumps)
 
 
 def _is(cluster: str, wanted: Destination, namespace: str) -> bool:
@@ -125,6 +141,18 @@ class Proxies:
         here = obj["metadata"].get("namespace")
         found.sort(key=lambda pod: (pod["metadata"]["namespace"] != here, bool(getattr(sidecar_of(pod), "router", False))))
         return found[: self._sample] if self._sample else found
+
+    def unaware(self, namespace: str, labels: t.Mapping[str, str], host: str, protocol: str) -> str:
+        """Why the gateways with these labels do not answer for a host, or nothing. Pods that are no gateways do not count."""
+        selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        for pod in self._cluster.list_all(POD, namespace, label_selector=selector):
+            proxy = sidecar_of(pod)
+            if proxy is None or not proxy.router or not live(pod) or not ready(pod):
+                continue
+            dumps = [json.loads(data) for data in ask(self._cluster, pod, self._timeout, PATHS)]
+            if not answers_for(dumps, host, protocol):
+                return f"its pod {pod['metadata']['name']} has no route for {host} (yet)"
+        return ""
 
     def taken(self, mesh: str, obj: Object, pairs: t.Collection[Pair], planned: t.Collection[float]) -> Taken:
         """Ask them once. A proxy that cannot be asked is waited for, and one that has no such route does not count."""

@@ -110,6 +110,16 @@ def where_of(mesh: str, namespace: str, name: str) -> str:
     return f"{mesh}/{namespace}/{KIND}/{name}"
 
 
+def _unable(place: Destination, what: str, where: str, why: str) -> MigrationError:
+    return MigrationError(
+        f"{place} is not able to take the traffic of {what}, so it gets none",
+        where=where,
+        why=why,
+        todo="bring it up, then run again",
+        transient=True,
+    )
+
+
 def worst(pairs: t.Sequence[tuple[float, float]]) -> float:
     """Of ``(value, wanted)`` the value farthest from what is wanted."""
     return max(pairs, key=lambda item: abs(item[0] - item[1]), default=(0.0, 0.0))[0]
@@ -280,8 +290,12 @@ class RouteMover:
         for route in state.routes:
             now, then = route.present, route.plan(share)
             for side, more in (("source", then.source > now.source), ("target", then.target > now.target)):
-                if more:
-                    self.carries(state.mesh, state.namespace, getattr(route.ask, side), f"{route} on {state.mesh}")
+                if not more:
+                    continue
+                place, what = getattr(route.ask, side), f"{route} on {state.mesh}"
+                self.carries(state.mesh, state.namespace, place, what)
+                if getattr(now, side) == 0:
+                    self._answers(state, route, place, what)
 
     def carries(self, mesh: str, namespace: str, place: Destination, what: str) -> None:
         host, why = fqdn(place.host, namespace), ""
@@ -296,13 +310,19 @@ class RouteMover:
         if not why and place.subset and not self._has_subset(mesh, host, place.subset):
             why = f"no DestinationRule of {mesh} gives this host a subset {place.subset}"
         if why:
-            raise MigrationError(
-                f"{place} is not able to take the traffic of {what}, so it gets none",
-                where=f"{mesh}/{namespace}",
-                why=why,
-                todo="bring it up, then run again",
-                transient=True,
-            )
+            raise _unable(place, what, f"{mesh}/{namespace}", why)
+
+    def _answers(self, state: RouteState, route: Route, place: Destination, what: str) -> None:
+        """A gateway that gets its first traffic of a route has its own route for it: a ready pod may not have it yet."""
+        service = _SERVICE_HOST.match(fqdn(place.host, state.namespace))
+        if self._proxies is None or not service or route.protocol == "tcp":
+            return
+        labels = ((self.cluster.get(SERVICE, service[1], service[2]) or {}).get("spec") or {}).get("selector") or {}
+        written = (route.entry.get("rewrite") or {}).get("authority")
+        for host in [written] if written else state.obj["spec"].get("hosts") or []:
+            why = self._proxies.unaware(service[2], labels, str(host), route.protocol) if labels else ""
+            if why:
+                raise _unable(place, what, state.where, why)
 
     def _without_pods(self, name: str, namespace: str, port: int) -> str:
         service = self.cluster.get(SERVICE, name, namespace)

@@ -181,10 +181,16 @@ class Followers:
         self._apis = apis
         self.late = 0
         self.asked = 0
+        self.ignorant = 0  # so many questions until the new gateway has its routes
         self._seen: dict[str, list[Object]] = {}
 
     def forget(self) -> None:
         pass
+
+    def unaware(self, namespace: str, labels: Object, host: str, protocol: str) -> str:
+        self.ignorant -= 1
+        assert (namespace, labels, protocol) == ("istio-system", {"istio": "gw"}, "http")
+        return f"it has no route for {host}" if self.ignorant >= 0 else ""
 
     def taken(self, mesh: str, obj: Object, pairs: t.Any, planned: t.Collection[float]) -> Taken:
         self.asked += 1
@@ -211,7 +217,9 @@ class Both:
 
     def service(self, name: str, pods: int = 1) -> None:
         meta = {"name": name, "namespace": "istio-system", "labels": {"kubernetes.io/service-name": name}}
-        self.apis["source"].put({"kind": "Service", "metadata": meta, "spec": {"ports": [{"port": 80}]}})
+        self.apis["source"].put(
+            {"kind": "Service", "metadata": meta, "spec": {"ports": [{"port": 80}], "selector": {"istio": "gw"}}}
+        )
         slices = {"kind": "EndpointSlice", "metadata": meta, "endpoints": [{"conditions": {"ready": True}}] * pods}
         self.apis["source"].put(slices)
 

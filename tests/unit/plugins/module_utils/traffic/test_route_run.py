@@ -297,6 +297,16 @@ def test_no_way_back_to_a_source_that_is_down(both: Both) -> None:
     assert both.weights() == [[0, 100], [0, 100]]
 
 
+def test_a_new_gateway_without_the_route_gets_nothing_until_it_has_it(both: Both) -> None:
+    both.proxies.ignorant = 3
+    good(both.run(wait_timeout=5.0))
+    assert both.proxies.ignorant == -2  # three times no; then once for each mesh, at the first step only
+    good(both.run(state="restored"))
+    both.proxies.ignorant = 1000
+    assert "no route for edition.cnn.com" in failed(both.run()).why
+    assert both.weights() == [[100], [100]]
+
+
 def test_proxies_that_are_late_are_waited_for(both: Both) -> None:
     both.proxies.late = 1
     good(both.run(wait_timeout=5.0))
