@@ -1,9 +1,9 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""sidecar_inject on real kubelets in the shared lab: there with proof, again, and back; a wave that fails; no request lost.
+"""Workloads change their control plane on real kubelets: into the mesh, through ASM's states, there with proof, again, and back.
 
-It needs a lab in which ASM injects (the webhook asm-sidecar-injector); where there is none it says so and is skipped.
+A client with a sidecar of its own calls the application all the time, and every request of it counts.
 """
 
 from __future__ import annotations
@@ -16,42 +16,67 @@ from typing import Any
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _asm_cluster, _asm_migration
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_run import inject
 from lab import mesh_asm, net
 from lab.apps import NAMESPACE, VERSIONS
-from lab.asm.migrate import OWN_HOOK
-from lab.demo import evidence
+from lab.asm.migrate import MESH_CONFIG, OBJECT, OWN_HOOK_PATH
 from lab.demo.stage import Stage
 from lab.kube import path_of
+from lab.load import Load
+from lab.mesh_asm import ACK_ID, MESH_ID
 from lab.state import Lab
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
-HOOKS = path_of("admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations", None, OWN_HOOK)
-NAMES = {f"echo-{version}" for version in VERSIONS}
+pytestmark = pytest.mark.timeout(900)
+SYSTEM = path_of("v1", "namespaces", None, "istio-system")
+ECHO = {f"echo-{version}" for version in VERSIONS}
 
 
 class Scene:
+    """The modules as Ansible calls them, in the namespace of the sample application."""
+
     def __init__(self, stage: Stage, folder: Path) -> None:
         self.stage = stage
-        self._folder = folder
+        self._common: dict[str, Any] = {
+            "source": {"kubeconfig": stage.env["LAB_ACK_KUBECONFIG"], "cluster_uid": stage.env["LAB_ACK_UID"]},
+            "target": {"kubeconfig": stage.env["LAB_ASM_KUBECONFIG"]},
+            "migration": "inject",
+            "state_dir": str(folder / "state"),
+            "wait_timeout": 180.0,
+        }
+
+    def cluster(self, state: str) -> Outcome:
+        env = self.stage.env
+        keys = {key: env[f"ALIBABA_CLOUD_{key.upper()}"] for key in ("access_key_id", "access_key_secret", "asm_endpoint")}
+        given = {
+            "mesh_id": MESH_ID,
+            "cluster_id": ACK_ID,
+            "state": state,
+            "ignore_namespace_check": True,
+            "discovery_only": False,
+            "kubeconfig_path": "",
+            "kubeconfig_private": False,
+            "alibaba": {"region": "cn-hangzhou", "protocol": "http", "attempts": 8, **keys},
+        }
+        return good(_asm_cluster.run_module({**self._common, **given}, False))
+
+    def state(self, state: str) -> Outcome:
+        given = {"state": state, "passed": True, "retry": True, "keep_istio_system_injection": None, "check_workloads": True}
+        return good(_asm_migration.run_module({**self._common, **given}, False))
 
     def run(self, *, check: bool = False, **options: Any) -> Outcome:
-        """The module as Ansible calls it, in the namespace of the sample application."""
-        source = {"kubeconfig": self.stage.env["LAB_ACK_KUBECONFIG"], "cluster_uid": self.stage.env["LAB_ACK_UID"]}
+        """sidecar_inject."""
         given: dict[str, Any] = {
-            "source": source,
-            "migration": "inject",
-            "state_dir": str(self._folder / "state"),
             "state": "moved",
             "namespaces": [NAMESPACE],
             "label_selector": None,
             "labels": {"sidecar.asm.aliyun.com/inject": "true", "istio.io/rev": None},
             "annotations": {},
             "target_proxy": {"asm_id": mesh_asm.MESH_ID},
-            "waves": [1, "100%"],
+            "waves": ["100%"],
             "undo_waves": [],
             "concurrency": 5,
-            "hold": 3.0,
+            "hold": 2.0,
             "max_hold": 60.0,
             "on_fail": "previous",
             "restore_failed": True,
@@ -61,82 +86,122 @@ class Scene:
             "proof": "proxies",
             "proof_sample": 0,
             "proof_timeout": 60.0,
-            "trust": "report",
+            "trust": "none",
             "trust_sample": 5,
-            "wait_timeout": 180.0,
             "gates": [],
             "allow_without_gates": True,
         }
-        return inject({**given, **options}, check)
+        return inject({**self._common, **given, **options}, check)
 
     def templates(self) -> dict[str, str]:
         """The pod templates of the application, byte for byte."""
         found = {}
-        for name in NAMES:
-            item = self.stage.ack.get(path_of("apps/v1", "deployments", NAMESPACE, name))
-            found[name] = json.dumps([item["spec"]["template"], item["spec"]["strategy"]], sort_keys=True)
+        for item in self.stage.ack.get(path_of("apps/v1", "deployments", NAMESPACE))["items"]:
+            found[item["metadata"]["name"]] = json.dumps([item["spec"]["template"], item["spec"]["strategy"]], sort_keys=True)
         return found
+
+
+def good(done: Outcome) -> Outcome:
+    assert done.failed is None, done.failed.message
+    return done
 
 
 @pytest.fixture
 def scene(lab: Lab, tmp_path: Path) -> Iterator[Scene]:
-    """The templates are found as they were, or the test has failed."""
+    """The cluster is in the mesh, and injection is Istio's still. Afterwards it is in no mesh."""
     with net.inside(lab):
         stage = Stage(lab, tmp_path, "inject")
-        if stage.ack.find(HOOKS) is None:
-            pytest.skip("ASM does not inject sidecars in this lab")
         one = Scene(stage, tmp_path)
-        before = one.templates()
+        assert stage.asm.find(OBJECT) is None, "the cluster is in the mesh already: take it out first"
+        before = stage.ack.get(MESH_CONFIG)["data"]["mesh"]
+        one.cluster("present")
         try:
             yield one
         finally:
-            one.run(state="restored")
-            assert one.templates() == before
+            good(one.run(state="restored"))
+            one.cluster("absent")
+            stage.ack.patch(MESH_CONFIG, {"data": {"mesh": before}})
+            Load(lab).ack.wait("the end of the migration", lambda: stage.asm.find(OBJECT) is None, 30)
+            assert stage.ack.find(OWN_HOOK_PATH) is None
+            stage.ack.patch(SYSTEM, {"metadata": {"labels": {"istio-injection": None}}})
+            stage.forget_mirror()
 
 
-def test_there_again_and_back_under_traffic(scene: Scene) -> None:
-    before = scene.templates()
-    planned = scene.run(check=True)
-    assert {change.target.rsplit("/", 1)[1] for change in planned.plan.changes} == NAMES
-    assert scene.templates() == before
-    file = scene.stage.traffic(100, 400, new_ratio=1.0)
-    try:
-        done = scene.run()
-        assert done.failed is None, done.failed.message
-        again = scene.run()
-        assert not again.plan.changed and again.result["share"] == 100
-        back = scene.run(state="restored")
-        assert back.failed is None, back.failed.message
-    finally:
-        scene.stage.end_traffic()
-    _buckets, summary = evidence.read(file)
-    assert (summary["failed"], summary["sent"] > 500) == (0, True), summary
-    assert scene.templates() == before
+@pytest.fixture
+def migrating(scene: Scene) -> Scene:
+    """All sidecars of Istio take the trust of both meshes, and the label chooses."""
+    scene.state("SetupIstioForMigrate")
+    good(scene.run(state="restarted"))
+    scene.state("Migrating")
+    return scene
+
+
+def test_workloads_move_and_come_back_under_strict_mutual_tls(lab: Lab, scene: Scene) -> None:
+    """The whole way, and the two meshes trust each other in both directions while it is half done."""
+    load = Load(lab)
+    with load.running(strict=True):
+        scene.state("SetupIstioForMigrate")
+        early = scene.run()
+        assert early.failed is not None and "would not get a sidecar of the target" in early.failed.message
+        good(scene.run(state="restarted"))
+        scene.state("Migrating")
+        before = scene.templates()
+        # held so long that the proxies' counters are read twice
+        waves = [{"name": name, "names": [one], "hold": 8} for name, one in (("server", "echo-v1"), ("client", "client"))]
+        waves.append({"name": "rest"})
+        done = good(scene.run(waves=waves, trust="report"))
+        assert scene.templates() != before
+        good(scene.run(state="restored"))
+        assert scene.templates() == before
+        told = load.stop()
+    assert (told["failed"], told["errors"]) == (0, {}), told
+    assert told["least_rate"] >= 100 and told["pods"] == 4 and told["sent"] > 3000, told
     for row in done.result["workloads"]:
         assert row["result"] == "done"
         for proof in row["proofs"]:
-            assert proof["asm_id"] == mesh_asm.MESH_ID and proof["trouble"] == ""
-            assert proof["proxy"]["connected"] and proof["proxy"]["roots"]
-            assert f"/ns/{NAMESPACE}/sa/" in proof["proxy"]["identity"]
+            assert (proof["asm_id"], proof["trouble"]) == (MESH_ID, "")
+            assert "-aliyun" in proof["image"] and proof["discovery_address"].startswith("istiod-1-31-0.istio-system.svc")
+            assert f"/ns/{NAMESPACE}/sa/" in proof["proxy"]["identity"] and proof["proxy"]["roots"]
+    # The client calls old and new servers from both sides: in the first wave from the old one, then from the new one.
+    for wave, direction in zip(done.result["waves"], (("source", "target"), ("target", "source")), strict=False):
+        matrix = wave["numbers"]["trust both ways"]["matrix"]
+        assert direction in {(cell["client"], cell["server"]) for cell in matrix if cell["state"] == "proven"}, matrix
+    print(json.dumps(told, indent=1))
 
 
-def test_a_wave_that_cannot_start_is_put_back_and_the_old_pods_go_on_serving(scene: Scene) -> None:
-    before = scene.templates()
-    file = scene.stage.traffic(100, 400, new_ratio=1.0)
-    try:
+@pytest.mark.thorough
+def test_there_again_and_back_while_plain_text_is_taken_too(lab: Lab, migrating: Scene) -> None:
+    scene = migrating
+    with Load(lab).running() as load:
+        before = scene.templates()
+        planned = scene.run(check=True)
+        assert {change.target.rsplit("/", 1)[1] for change in planned.plan.changes} == ECHO | {"client"}
+        assert scene.templates() == before
+        good(scene.run(waves=[1, "100%"]))
+        again = good(scene.run(waves=[1, "100%"]))
+        assert not again.plan.changed and again.result["share"] == 100
+        good(scene.run(state="restored"))
+        assert scene.templates() == before
+        told = load.stop()
+    assert (told["failed"], told["pods"]) == (0, 3) and told["least_rate"] >= 100, told
+
+
+@pytest.mark.thorough
+def test_a_wave_that_cannot_start_is_put_back_and_the_old_pods_go_on_serving(lab: Lab, migrating: Scene) -> None:
+    with Load(lab).running() as load:
+        before = migrating.templates()
         # Istio's annotation for another proxy image, which no registry has; it comes and goes with the label.
         broken = {"sidecar.istio.io/proxyImage": "registry.invalid/no/proxy:none"}
-        done = scene.run(annotations=broken, waves=["100%"], wait_timeout=60.0)
-    finally:
-        scene.stage.end_traffic()
-    assert done.failed is not None and done.result["verdict"] == "error"
-    assert scene.templates() == before
-    _buckets, summary = evidence.read(file)
-    assert summary["failed"] == 0, summary
+        done = migrating.run(annotations=broken, wait_timeout=60.0)
+        assert done.failed is not None and done.result["verdict"] == "error"
+        assert migrating.templates() == before
+        told = load.stop()
+    assert told["failed"] == 0, told
 
 
-def test_a_label_that_nobody_answers_restarts_nothing(scene: Scene) -> None:
-    before = scene.templates()
-    done = scene.run(labels={"nobody.example.com/inject": "true"})
+@pytest.mark.thorough
+def test_a_label_that_nobody_answers_restarts_nothing(migrating: Scene) -> None:
+    before = migrating.templates()
+    done = migrating.run(labels={"nobody.example.com/inject": "true"})
     assert done.failed is not None and "would not get a sidecar of the target" in done.failed.message
-    assert scene.templates() == before
+    assert migrating.templates() == before
