@@ -32,6 +32,7 @@ CLOUD = {
 }
 CLUSTER = {"host": NOWHERE, "api_key": "token-of-nobody", "request_timeout": 2}
 EVERYTHING = {"source": CLUSTER, "target": CLUSTER, "alibaba": CLOUD, "gateways": GATEWAYS, "migration": "shop"}
+ROUTE = {"namespace": "shop", "name": "out", "source": {"host": "old"}, "target": {"host": "new"}}
 MODULES: dict[str, dict[str, Any]] = {
     "clb_info": {"source": CLUSTER, "alibaba": CLOUD, "gateways": GATEWAYS},
     "clb_reuse": {},
@@ -41,12 +42,17 @@ MODULES: dict[str, dict[str, Any]] = {
     "gateway_snapshot": {},
     "gateway_retire": {},
     "istio_uninstall": {},
+    "route_weight": {"routes": [ROUTE], "gates": [], "allow_without_gates": True},
     "migration_preflight": {"steps": [1, 100]},
     "traffic_shift": {"steps": [1, 100], "gates": [], "allow_without_gates": True},
 }
 
 #: Options of EVERYTHING that a module does not have.
-UNKNOWN = {"clb_info": ("migration", "state_dir", "target"), "istio_uninstall": ("alibaba", "gateways")}
+UNKNOWN = {
+    "clb_info": ("migration", "state_dir", "target"),
+    "istio_uninstall": ("alibaba", "gateways"),
+    "route_weight": ("alibaba", "gateways"),
+}
 
 
 def options(name: str, state_dir: Path, changed: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +157,12 @@ def test_a_kubeconfig_that_cannot_be_used(
         ("traffic_shift", {"gates": [{"probe": {"url": "https://x/", "ca_cert": "/no/such/file"}}]}, "/no/such/file"),
         ("migration_preflight", {"steps": [1, 101]}, "101"),
         ("clb_reuse", {"ccm_version": "two"}, "two"),
+        ("route_weight", {"routes": []}, "routes"),
+        ("route_weight", {"routes": [{**ROUTE, "target": {"host": "old"}}]}, "one destination"),
+        ("route_weight", {"steps": ["ten"]}, "ten"),
+        ("route_weight", {"drain_seconds": -1}, "drain_seconds"),
+        ("route_weight", {"allow_without_gates": False}, "gates"),
+        ("route_weight", {"objects": [{"mesh": "target", "definition": {"kind": "Secret"}}]}, "not whole"),
         ("istio_uninstall", {"quiet_seconds": -1}, "quiet_seconds"),
         ("istio_uninstall", {"dormant": "perhaps"}, "dormant"),
     ],
