@@ -16,6 +16,7 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import POD
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import covers, fqdn
@@ -141,6 +142,19 @@ class Proxies:
         here = obj["metadata"].get("namespace")
         found.sort(key=lambda pod: (pod["metadata"]["namespace"] != here, bool(getattr(sidecar_of(pod), "router", False))))
         return found[: self._sample] if self._sample else found
+
+    def can_ask(self, mesh: str, obj: Object) -> None:
+        """Before anything is moved: a proof that cannot be had would send back what is good. Raises MigrationError."""
+        for pod in self._chosen(mesh, obj)[:1]:
+            try:
+                retry(lambda pod=pod: ask(self._cluster, pod, self._timeout, ("/ready",)), attempts=3)  # type: ignore[misc]
+            except MigrationError as error:
+                raise MigrationError(
+                    "The proxies cannot be asked, so nothing is moved",
+                    where=error.where,
+                    why=error.why,
+                    todo=f"{error.todo}; or set proof: stored, and believe what the API servers store",
+                ) from error
 
     def unaware(self, namespace: str, labels: t.Mapping[str, str], host: str, protocol: str) -> str:
         """Why the gateways with these labels do not answer for a host, or nothing. Pods that are no gateways do not count."""

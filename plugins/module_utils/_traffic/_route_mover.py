@@ -144,7 +144,8 @@ class RouteMover:
         self._imagined = imagined or {}
         self._kinds: dict[str, Kind] = {}
         self.written: list[str] = []
-        self.unproven: dict[str, str] = {}
+        #: VirtualServices that no proxy of those that were asked (so many) has.
+        self.unproven: dict[str, int] = {}
 
     @property
     def cluster(self) -> Cluster:
@@ -283,6 +284,10 @@ class RouteMover:
             self._clusters[state.mesh].patch(self.kind(state.mesh), state.name, state.namespace, body)
         self.written.append(f"weights of {state.where}: {after}")
 
+    def can_ask(self, states: t.Sequence[RouteState]) -> None:
+        for state in states if self._proxies else ():
+            t.cast(Proxies, self._proxies).can_ask(state.mesh, state.obj)
+
     # -- proof ---------------------------------------------------------------------------------------------------
 
     def serves(self, state: RouteState, share: float) -> None:
@@ -353,7 +358,7 @@ class RouteMover:
             taken = self.wait_taken(state, state.pairs, state.planned(share), until) if self._proxies else Taken()
             seen += taken.shares or state.shares
             if self._proxies and not taken.concerned:
-                self.unproven[state.where] = f"none of the {taken.asked} proxies that were asked has a route of it"
+                self.unproven[state.where] = taken.asked
             else:
                 self.unproven.pop(state.where, None)
         return seen

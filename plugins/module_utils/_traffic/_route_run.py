@@ -327,6 +327,11 @@ def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
         made.changes += planned.changes
         shown = [state.as_dict() for state in present.states]
         return Outcome(made, {**result, "steps": steps, "share": present.low, "routes": shown}, warnings)
+    try:
+        if todo:
+            mover.can_ask(present.states)
+    except MigrationError as error:
+        return Outcome(made, result, failed=_also_done(error, made))
     report = climb(wanted, world, mover, todo, present)
     states = verify(mover, present.states, made, report)
     fields = {key: value for key, value in dataclasses.asdict(report).items() if key not in ("warnings", "done")}
@@ -334,7 +339,12 @@ def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
         row["routes"] = row.pop("gateways", [])
     result.update(fields, routes=[state.as_dict() for state in states], progress=str(journal.directory / "progress.jsonl"))
     where = ", ".join(state.where for state in present.states)
-    warnings = [f"{place}: {why}, so only what is stored is known" for place, why in mover.unproven.items()]
+    warnings = []
+    for place, asked in mover.unproven.items():
+        text = (
+            f"{place}: {'none of the proxies that were asked' if asked else 'no proxy of its mesh'} has it, what is stored counts"
+        )
+        (warnings if asked else made.notes).append(text)
     problem = problem_of(report, where, "the VirtualServices")
     if problem is not None:
         problem.done = list(dict.fromkeys([*problem.done, *mover.written]))

@@ -181,11 +181,17 @@ class Followers:
         self._apis = apis
         self.late = 0
         self.asked = 0
+        self.mute = False
+        self.absent = False
         self.ignorant = 0  # so many questions until the new gateway has its routes
         self._seen: dict[str, list[Object]] = {}
 
     def forget(self) -> None:
         pass
+
+    def can_ask(self, mesh: str, obj: Object) -> None:
+        if self.mute:
+            raise MigrationError("The proxies cannot be asked, so nothing is moved")
 
     def unaware(self, namespace: str, labels: Object, host: str, protocol: str) -> str:
         self.ignorant -= 1
@@ -199,6 +205,8 @@ class Followers:
         history.append(dump_of(self._apis[mesh].items["VirtualService", "shop", name]))
         shares = shares_in([history[max(0, len(history) - 1 - self.late)]], "shop", name, pairs)
         why = waits(shares, planned)
+        if self.absent:
+            return Taken()
         return Taken(1, bool(shares), shares, [f"proxy: {why}"] if why else [])
 
 

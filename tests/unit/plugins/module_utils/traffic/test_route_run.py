@@ -307,6 +307,19 @@ def test_a_new_gateway_without_the_route_gets_nothing_until_it_has_it(both: Both
     assert both.weights() == [[100], [100]]
 
 
+def test_proxies_that_cannot_be_asked_are_found_before_the_first_write(both: Both) -> None:
+    both.proxies.mute = True
+    assert "cannot be asked" in failed(both.run()).what
+    assert both.weights() == [[100], [100]]
+
+
+def test_a_mesh_without_proxies_goes_by_what_is_stored_and_a_note_says_so(both: Both) -> None:
+    both.proxies.absent = True
+    done = good(both.run())
+    assert done.result["steps"][-1]["observed"] == 100 and done.warnings == []
+    assert sum("no proxy of its mesh has it" in note for note in done.plan.notes) == 2
+
+
 def test_proxies_that_are_late_are_waited_for(both: Both) -> None:
     both.proxies.late = 1
     good(both.run(wait_timeout=5.0))
