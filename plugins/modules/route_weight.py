@@ -88,7 +88,7 @@ options:
         description: The destination that has the traffic.
         type: dict
         required: true
-        suboptions: &destination
+        suboptions:
           host:
             description: The host as in the VirtualService. A short name is a Service of the VirtualService's namespace.
             type: str
@@ -104,7 +104,18 @@ options:
         description: The destination that gets the traffic.
         type: dict
         required: true
-        suboptions: *destination
+        suboptions:
+          host:
+            description: The host as in the VirtualService. A short name is a Service of the VirtualService's namespace.
+            type: str
+            required: true
+          subset:
+            description: The subset. No subset when it is not set.
+            type: str
+          port:
+            description:
+              - The port number. Any when it is not set. A destination that is added then gets the port of the other one.
+            type: int
       meshes:
         description: On which meshes' API servers the VirtualService is moved.
         type: list
