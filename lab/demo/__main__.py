@@ -1,9 +1,11 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make demo`: an ingress gateway's live traffic moves from Istio to ASM, and the load generator says what was lost.
+"""`make demo`: an ingress gateway's live traffic and all workloads move from Istio to ASM, and two load generators say what was
+lost: one on the internet's side of the load balancer, one in a pod that calls the application through its sidecar.
 
-ROLLBACK=1 makes the new gateway answer 503 at the step of 25 %: a gate must notice, and the traffic must be back at once.
+ROLLBACK=1 moves the ingress only, and makes the new gateway answer 503 at the step of 25 %: a gate must notice, and the traffic
+must be back at once.
 DEMO_EVIDENCE names a file for the evidence (JSON). LAB_KEEP=1 leaves the lab up. Environment DEMO_HOLD: seconds a step.
 """
 
@@ -21,9 +23,19 @@ from typing import Any
 from lab import net
 from lab.demo import evidence
 from lab.demo.stage import ROOT, Stage, differences, sequence
+from lab.load import Load
+from lab.mesh_asm import ACK_ID, MESH_ID
 from lab.state import Lab, LabError
 
 RATE = 240.0  # requests a second over HTTP and HTTPS; the promise is 200
+INSIDE = 120.0  # requests a second between workloads; the promise is 100
+WORKLOADS: dict[str, Any] = {
+    "ack_to_asm_mesh_id": MESH_ID,
+    "ack_to_asm_cluster_id": ACK_ID,
+    "ack_to_asm_waves": [1, "100%"],
+    "ack_to_asm_restart_waves": ["100%"],
+    "ack_to_asm_sidecar_hold": 5,
+}
 LIMIT_S = 900.0
 
 
@@ -75,6 +87,9 @@ def migrate(stage: Stage, rollback: bool) -> dict[str, Any]:
             raise LabError(f"{name} failed, see above\n{tail}")
         return done
 
+    load = None if rollback else Load(Lab(stage.lab.name))  # what it knows of its nodes is of after `lab up`
+    if load is not None:
+        load.start(INSIDE)
     before = stage.world()
     file = stage.traffic(RATE, LIMIT_S)
     watcher = Watcher(stage, file)
@@ -104,6 +119,9 @@ def migrate(stage: Stage, rollback: bool) -> dict[str, Any]:
         stage.end_traffic()
     buckets, summary = evidence.read(file)
     found = evidence.gather(buckets, summary, stage.shift(), phases)
+    if load is not None:
+        found["inside"] = load.stop()
+        found["waves"] = stage.waves()
     found["checks"] = notes
     return found
 
@@ -121,6 +139,12 @@ def report(found: dict[str, Any]) -> list[str]:
         f"\n{requests['sent']} requests at {requests['rate']:g}/s: {requests['ok']} answered, {requests['failed']} failed; "
         f"latency p50 {found['latency_ms'].get('p50')} ms, p99 {found['latency_ms'].get('p99')} ms"
     )
+    inside = found.get("inside")
+    if inside:
+        say(
+            f"{inside['sent']} requests between workloads, never fewer than {inside['least_rate']:g}/s over ten seconds: "
+            f"{inside['ok']} answered, {inside['failed']} failed; {len(found['waves'])} waves of workloads changed their sidecars"
+        )
     back = found.get("rollback")
     if back:
         say(
@@ -142,7 +166,7 @@ def main() -> int:
         lab("up")
         with net.inside(here):
             hold = float(os.environ.get("DEMO_HOLD") or 15)
-            stage = Stage(here, here.dir / "demo", ack_to_asm_hold=hold)
+            stage = Stage(here, here.dir / "demo", ack_to_asm_hold=hold, **({} if rollback else WORKLOADS))
             say(f"\nThe migration is described in {stage.file}:\n" + stage.file.read_text(encoding="utf-8"))
             found = migrate(stage, rollback)
         wrong = report(found)

@@ -136,6 +136,13 @@ def problems(evidence: Mapping[str, Any], *, points: float = 2.0, rate: float = 
         found.append(f"{back['other_errors']} requests failed that the bad target had not answered")
     if back is not None and (back["verdict_to_weights_s"] is None or back["verdict_to_weights_s"] > 1.0):
         found.append(f"from the verdict to the last weight it took {back['verdict_to_weights_s']} s, more than 1 s")
+    inside = evidence.get("inside")
+    if inside is not None and inside["failed"]:
+        found.append(f"{inside['failed']} of {inside['sent']} requests between workloads failed")
+    if inside is not None and inside["least_rate"] < 100:
+        found.append(f"for ten seconds only {inside['least_rate']} requests a second were sent between workloads, not 100")
+    if inside is not None and [wave["verdict"] for wave in evidence["waves"]] != ["pass"] * len(evidence["waves"] or [1]):
+        found.append("not all waves of workloads have passed")
     if requests["rate"] < rate:
         found.append(f"only {requests['rate']} requests a second were sent, not {rate:g}")
     if not evidence["steps"]:

@@ -171,8 +171,15 @@ class Stage:
 
     def shift(self) -> Plain:
         """The result of the last traffic_shift, {} when there is none."""
+        return self._report("shift")
+
+    def waves(self) -> list[Plain]:
+        """The waves of workloads in the last run that moved some."""
+        return list(self._report("sidecars").get("waves", []))
+
+    def _report(self, name: str) -> Plain:
         try:
-            found: Plain = json.loads((self.state_dir / self.name / "shift.json").read_text(encoding="utf-8"))
+            found: Plain = json.loads((self.state_dir / self.name / f"{name}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         return found

@@ -57,6 +57,24 @@ def test_the_interval_is_right_at_both_ends() -> None:
     assert (round(low, 1), round(high, 1)) == (22.4, 27.8)
 
 
+@pytest.mark.parametrize(
+    ("changed", "verdicts", "words"),
+    [
+        ({}, ["pass", "pass"], []),
+        ({"failed": 2}, ["pass"], ["2 of 900 requests between workloads failed"]),
+        ({"least_rate": 20}, ["pass"], ["only 20 requests a second were sent between workloads"]),
+        ({}, ["pass", "error"], ["not all waves"]),
+        ({}, [], ["not all waves"]),
+    ],
+)
+def test_traffic_between_workloads_is_judged_too(changed: dict[str, int], verdicts: list[str], words: list[str]) -> None:
+    found: dict[str, Any] = {"requests": {"sent": 1, "failed": 0, "rate": 240}, "steps": []}
+    inside = {"sent": 900, "failed": 0, "least_rate": 110, **changed}
+    wrong = evidence.problems({**found, "inside": inside, "waves": [{"verdict": one} for one in verdicts]})
+    assert [line for line in wrong if line != "no step was made"] == [line for line in wrong if any(w in line for w in words)]
+    assert all(any(word in line for line in wrong) for word in words)
+
+
 def test_a_clean_run_has_no_problems() -> None:
     buckets = [bucket(float(i), istio=150, asm=50) for i in range(60)]
     found = evidence.gather(buckets, summary(buckets), {"steps": [told(25, 25.0, 0.0, 60.0)]}, [])
