@@ -128,6 +128,7 @@ def judge(one: Given, kind: Kind, present: Object | None, migration: str, *, mad
     item = Item(one, "create", "it is given in objects", kind, marked(one.body, kind, migration), present)
     if present is None:
         return item
+    item.body["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
     item.lines = differences(content(one.body), content(present))
     notes = present["metadata"].get("annotations") or {}
     mine = made and (present["metadata"].get("labels") or {}).get(MANAGED_BY) == migration
@@ -139,7 +140,6 @@ def judge(one: Given, kind: Kind, present: Object | None, migration: str, *, mad
         item.action, item.reason = "same", "it is there already"
     elif mine and notes.get(CONTENT) == digest(present):
         item.action, item.reason = "update", "objects changed since it was made"
-        item.body["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
     elif mine:
         item.action, item.reason = "conflict", "somebody changed it since this migration made it"
     else:
@@ -184,7 +184,7 @@ class Objects:
             kind, present = self._present(one)
             made = self._journal.original(one.key) is not None
             item = judge(one, kind, present, self._journal.migration, made=made, moved=one.place in moved)
-            if item.action in WRITES:
+            if item.action in WRITES or item.action == "conflict":
                 self._rehearse(item)
             found.append(item)
         bad = [f"{item.one.where}: {item.reason}" for item in found if item.action in ("conflict", "refused")]
@@ -203,9 +203,14 @@ class Objects:
         try:
             stored, dropped = _writer.rehearse(cluster, item.kind, item.body, item.present)
         except MigrationError as error:
-            item.action, item.reason = "refused", _writer.refusal(error)
+            if item.action != "conflict":
+                item.action, item.reason = "refused", _writer.refusal(error)
             return
-        if dropped:
+        if item.present is not None and mark_of(item.present) != TERMINATING and digest(stored) == digest(item.present):
+            item.action, item.reason = "same", "the API server's own defaults are all that differs"
+        elif item.action == "conflict":
+            return
+        elif dropped:
             item.action, item.reason = "refused", f"the API server would drop {', '.join(dropped)}"
         else:
             item.body["metadata"]["annotations"][CONTENT] = digest(stored)

@@ -110,20 +110,30 @@ class Api:
                 if not label or (item["metadata"].get("labels") or {}).get(label) == value:
                     yield copy.deepcopy(item)
 
+    @staticmethod
+    def _defaulted(body: Object) -> Object:
+        """As a schema with a default stores it."""
+        body = copy.deepcopy(body)
+        if body["kind"] == "ServiceEntry":
+            body["spec"].setdefault("location", "MESH_EXTERNAL")
+        return body
+
     def _wrote(self, what: str) -> None:
         self.writes.append(what)
         self.on_write(self, what)
 
     def create(self, kind: Kind, body: Object, *, dry_run: bool = False, validate: bool = True) -> Object:
+        body = self._defaulted(body)
         if dry_run:
-            return copy.deepcopy(body)
+            return body
         made = self.put({**body, "kind": kind.kind})
         self._wrote(f"create {kind.kind} {body['metadata']['name']}")
         return made
 
     def replace(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
+        body = self._defaulted(body)
         if dry_run:
-            return copy.deepcopy(body)
+            return body
         made = self.put({**body, "kind": kind.kind})
         self._wrote(f"replace {kind.kind} {body['metadata']['name']}")
         return made

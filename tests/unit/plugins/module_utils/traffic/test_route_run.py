@@ -443,7 +443,7 @@ def test_objects_are_made_before_the_first_step_and_taken_away_exactly(both: Bot
 
 
 def test_objects_that_are_there_and_differ_are_refused_and_equal_ones_never_taken_away(both: Both) -> None:
-    both.apis["source"].put(entry())
+    both.apis["source"].put(entry(location="MESH_EXTERNAL"))  # as a schema's default makes it
     good(both.run(objects=[given("source", entry())]))
     with pytest.raises(MigrationError) as caught:
         both.run(objects=[given("source", entry(resolution="STATIC")), given("source", entry("second"))])
@@ -455,7 +455,7 @@ def test_objects_that_are_there_and_differ_are_refused_and_equal_ones_never_take
 
 def test_what_somebody_changed_in_an_object_stays(both: Both) -> None:
     good(both.run(objects=[given("source", entry())]))
-    both.apis["source"].items["ServiceEntry", "shop", "cnn-entry"]["spec"]["location"] = "MESH_EXTERNAL"
+    both.apis["source"].items["ServiceEntry", "shop", "cnn-entry"]["spec"]["location"] = "MESH_INTERNAL"
     with pytest.raises(MigrationError, match="cannot be made"):
         both.run(objects=[given("source", entry())])
     back = good(both.run(state="restored"))
