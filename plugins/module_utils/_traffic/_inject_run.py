@@ -77,6 +77,8 @@ _LOCK_WAIT = 30.0
 _CONTROL_INTERVAL = 2.0
 # Between two progress lines of a rollout. Seconds.
 _SAY = 2.0
+# So long a wave is held at most for a matrix of trust that is only told. Seconds.
+_PATIENCE = 30.0
 # Names in a message or warning.
 _MOST = 5
 #: In the pod template of what was restarted. It stays there: to take it away would restart all pods once more, for nothing.
@@ -249,7 +251,8 @@ def _trust_gates(wanted: Wanted, world: World) -> list[Gate]:
     if wanted.trust == "none":
         return []
     asked = Sidecars(wanted, world.cluster)
-    return [TrustGate(asked, wanted.scope.proxies, wanted.trust_sample, require=wanted.trust == "require")]
+    patience = min([_PATIENCE, *(0.8 * rule.max_hold for rule in wanted.rules)])
+    return [TrustGate(asked, wanted.scope.proxies, wanted.trust_sample, require=wanted.trust == "require", patience=patience)]
 
 
 class Speaker:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _trust
@@ -40,26 +41,44 @@ class _Seen:
 
 
 class TrustGate:
-    """A Gate. :arg require: False only tells, and always passes. :arg most: so many pods of each side are read."""
+    """A Gate. :arg require: False only tells. :arg most: so many pods of each side are read.
+
+    :arg patience: seconds for which one that only tells waits for its numbers, so that a wave does not end without them.
+    """
 
     name = "trust both ways"
 
-    def __init__(self, asked: Asked, proxies: Proxies, most: int, *, require: bool, interval: float = INTERVAL) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        proxies: Proxies,
+        most: int,
+        *,
+        require: bool,
+        interval: float = INTERVAL,
+        patience: float = 0.0,
+    ) -> None:
         self._asked = asked
         self._proxies = proxies
         self._most = most
         self._require = require
         self._interval = interval
+        self._patience = patience
+        self._began = 0.0
+        self._looks = 0
         self._poller: Poller[list[Cell]] | None = None
 
     def start(self) -> None:
         self.stop()
         seen: list[_Seen] = []
+        self._began, self._looks = time.monotonic(), 0
 
         def look() -> list[Cell]:
             if not seen:
                 seen.append(self._first())
-            return self._next(seen[0])
+            found = self._next(seen[0])
+            self._looks += 1
+            return found
 
         self._poller = Poller(look, self._interval)
 
@@ -74,8 +93,10 @@ class TrustGate:
             found = Verdict(INCONCLUSIVE, problem or "the proxies are being read")
         else:
             found = judge(cells)
-        if self._require:
-            return found
+        # The first look has only the moment between its two readings.
+        reading = cells != [] and self._looks < 2 and not problem and time.monotonic() - self._began < self._patience
+        if self._require or reading:
+            return found if self._require else Verdict(INCONCLUSIVE, "the proxies are being read", found.numbers)
         return Verdict(PASS, f"only told ({found.state}): {found.reason}", found.numbers)
 
     def _first(self) -> _Seen:

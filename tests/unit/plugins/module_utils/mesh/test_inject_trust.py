@@ -184,3 +184,21 @@ def test_the_gate(pods: list[Object], readings: list[Any], state: str, reason: s
         gate.stop()
         assert asked.servers_asked <= 2
         assert reason in found.reason and found.state == (state if require else "pass")
+
+
+def test_a_gate_that_only_tells_waits_a_moment_for_its_numbers() -> None:
+    asked = Asked(PODS)
+    asked.readings = [QUIET, QUIET, grown()]
+    gate = TrustGate(asked, Proxies(), 5, require=False, interval=0.05, patience=10)
+    gate.start()
+    assert (gate.verdict().state, gate.verdict().reason) == ("inconclusive", "the proxies are being read")
+    until = time.monotonic() + 5
+    while gate.verdict().state != "pass" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert gate.verdict().numbers["matrix"]
+    gate.stop()
+    slow = TrustGate(Asked(PODS), Proxies(), 5, require=False, interval=60, patience=0.1)
+    slow.start()
+    time.sleep(0.15)
+    assert slow.verdict().state == "pass"
+    slow.stop()
