@@ -89,11 +89,11 @@ def read_objects(given: t.Sequence[t.Mapping[str, t.Any]]) -> list[Given]:
 
 
 def kind_at(cluster: Cluster, api_version: str, name: str) -> Kind:
-    """How this API server serves a kind. Raises MigrationError."""
-    group = api_version.rpartition("/")[0]
-    for item in cluster.served(group):
-        if item["kind"] == name:
-            return Kind(f"{group}/{item['version']}", name, item["plural"], item["namespaced"])
+    """How this API server serves a kind: in this version, else in the one that it prefers. Raises MigrationError."""
+    group, _slash, version = api_version.rpartition("/")
+    found = [item for item in cluster.served(group) if item["kind"] == name]
+    for item in sorted(found, key=lambda item: bool(item["version"] != version)):
+        return Kind(f"{group}/{item['version']}", name, item["plural"], item["namespaced"])
     raise MigrationError(
         f"The API server of {cluster.name} does not serve the kind {name}",
         where=cluster.where(),
