@@ -164,7 +164,7 @@ def test_workloads_move_and_come_back_under_strict_mutual_tls(lab: Lab, scene: S
             assert f"/ns/{NAMESPACE}/sa/" in proof["proxy"]["identity"] and proof["proxy"]["roots"]
     # The client calls old and new servers from both sides: in the first wave from the old one, then from the new one.
     for wave, direction in zip(done.result["waves"], (("source", "target"), ("target", "source")), strict=False):
-        matrix = wave["numbers"]["trust both ways"]["matrix"]
+        matrix = wave["numbers"]["trust both ways"]["numbers"]["matrix"]
         assert direction in {(cell["client"], cell["server"]) for cell in matrix if cell["state"] == "proven"}, matrix
     print(json.dumps(told, indent=1))
 
