@@ -175,6 +175,7 @@ options:
             description:
               - Whether it is left out before the first step, as long as the target has no traffic at all. For figures of the target
                 alone, which nothing makes then; without it the gate would wait for them until O(baseline_timeout) is over.
+              - A run that goes on from a share in effect asks it there too.
             type: bool
             default: false
           success:

@@ -71,9 +71,9 @@ def check_times(gates: t.Sequence[Gate], rules: Rules, holds: t.Mapping[str, flo
     """
     for gate in gates:
         first = float(getattr(gate, "first_after", 0.0))
-        limits = {f"the max_hold of {name}": seconds for name, seconds in holds.items()}
-        if not getattr(gate, "only_with_traffic", False):
-            limits["baseline_timeout"] = rules.baseline
+        # Also for a gate that is left out before the first step: a run that goes on where another one ended asks it there.
+        limits = {"baseline_timeout": rules.baseline}
+        limits.update({f"the max_hold of {name}": seconds for name, seconds in holds.items()})
         if rules.soak > 0:
             limits["the soak with what the last max_hold is more than its hold"] = rules.soak_max
         for name, limit in limits.items():
