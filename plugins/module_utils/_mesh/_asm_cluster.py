@@ -200,9 +200,12 @@ def observe(session: AsmSession, wanted: Wanted, mesh_id: str, cluster_id: str) 
 def ended(session: AsmSession, seen: Observed, timeout: float) -> None:
     """Pods that end are waited for: what is left of a gateway that was just removed answers its last requests."""
 
+    source = session.source
+    if source is None:
+        return  # nobody could look for pods, and there are none in what was seen
+
     def gone() -> bool | None:
-        assert session.source is not None
-        seen.proxies = [item for item in proxies(session.source) if item.mesh == seen.mesh.id]
+        seen.proxies = [item for item in proxies(source) if item.mesh == seen.mesh.id]
         return True if not all(item.ending for item in seen.proxies) or not seen.proxies else None
 
     if seen.proxies and all(item.ending for item in seen.proxies):

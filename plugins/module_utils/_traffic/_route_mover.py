@@ -48,17 +48,17 @@ class RouteState:
     """
 
     mesh: str
-    obj: Object
+    found: Object
     routes: tuple[Route, ...]
     imagined: bool = False
 
     @property
     def namespace(self) -> str:
-        return str(self.obj["metadata"].get("namespace", ""))
+        return str(self.found["metadata"].get("namespace", ""))
 
     @property
     def name(self) -> str:
-        return str(self.obj["metadata"]["name"])
+        return str(self.found["metadata"]["name"])
 
     @property
     def place(self) -> str:
@@ -88,7 +88,7 @@ class RouteState:
 
     def moved(self, share: float) -> Object:
         fresh = {(route.protocol, route.index): route.moved(share) for route in self.routes if not route.settled(share)}
-        return _routes.with_routes(self.obj, fresh)
+        return _routes.with_routes(self.found, fresh)
 
     def as_dict(self) -> dict[str, t.Any]:
         """For RV(routes)."""
@@ -223,7 +223,7 @@ class RouteMover:
         for state in states:
             if not state.settled(share):
                 after = _routes.shown(state.moved(share))
-                found.add("set_route_weights", state.where, _routes.shown(state.obj), after, reason)
+                found.add("set_route_weights", state.where, _routes.shown(state.found), after, reason)
         return found
 
     # -- move ----------------------------------------------------------------------------------------------------
@@ -271,14 +271,14 @@ class RouteMover:
 
     def _write(self, state: RouteState, made: Object, owner: str, reason: str) -> None:
         """One write. ``owner``: empty when the original comes back, and the annotation goes."""
-        self._journal.keep_original(state.key, {"digest": _routes.digest(state.obj), "object": _stored(state.obj)})
+        self._journal.keep_original(state.key, {"digest": _routes.digest(state.found), "object": _stored(state.found)})
         mark = f"{owner} {_routes.digest(made)}" if owner else None
-        body = _routes.patch_of(state.obj, made, mark)
-        notes = state.obj["metadata"].get("annotations") or {}
-        if notes.get(CONTENT) == content_digest(state.obj):
+        body = _routes.patch_of(state.found, made, mark)
+        notes = state.found["metadata"].get("annotations") or {}
+        if notes.get(CONTENT) == content_digest(state.found):
             # What mesh_config or objects wrote, and nobody changed: our weights do not make it somebody else's.
             body["metadata"]["annotations"][CONTENT] = content_digest(made)
-        before, after = _routes.shown(state.obj), _routes.shown(made)
+        before, after = _routes.shown(state.found), _routes.shown(made)
         self._journal.write("route", place=state.place, mesh=state.mesh, digest=_routes.digest(made))
         with self._journal.around(Change("set_route_weights", state.where, before, after, reason)):
             self._clusters[state.mesh].patch(self.kind(state.mesh), state.name, state.namespace, body)
@@ -286,7 +286,7 @@ class RouteMover:
 
     def can_ask(self, states: t.Sequence[RouteState]) -> None:
         for state in states if self._proxies else ():
-            t.cast(Proxies, self._proxies).can_ask(state.mesh, state.obj)
+            t.cast(Proxies, self._proxies).can_ask(state.mesh, state.found)
 
     # -- proof ---------------------------------------------------------------------------------------------------
 
@@ -324,7 +324,7 @@ class RouteMover:
             return
         labels = ((self.cluster.get(SERVICE, service[1], service[2]) or {}).get("spec") or {}).get("selector") or {}
         written = (route.entry.get("rewrite") or {}).get("authority")
-        for host in [written] if written else state.obj["spec"].get("hosts") or []:
+        for host in [written] if written else state.found["spec"].get("hosts") or []:
             why = self._proxies.unaware(service[2], labels, str(host), route.protocol) if labels else ""
             if why:
                 raise _unable(place, what, state.where, why)
@@ -368,7 +368,7 @@ class RouteMover:
         if self._proxies is None:
             return Taken()
         while True:
-            taken = self._proxies.taken(state.mesh, state.obj, pairs, planned)
+            taken = self._proxies.taken(state.mesh, state.found, pairs, planned)
             if not taken.waiting:
                 return taken
             if time.monotonic() >= until:
@@ -389,7 +389,7 @@ class RouteMover:
     def restore(self, state: RouteState, original: Object, reason: str) -> None:
         """Put the original's destinations back, byte for byte."""
         for _try in range(_TRIES):
-            made = _routes.restored(state.obj, original)
+            made = _routes.restored(state.found, original)
             try:
                 self._write(state, made, "", reason)
                 return
@@ -400,7 +400,7 @@ class RouteMover:
             if again is None:
                 return
             self.refuse_conflict(state.mesh, again)
-            state = dataclasses.replace(state, obj=again)
+            state = dataclasses.replace(state, found=again)
         raise MigrationError("The weights cannot be written, because somebody else writes all the time", where=state.where)
 
 

@@ -232,7 +232,7 @@ def plan(mover: RouteMover, present: Present, todo: t.Sequence[Todo]) -> tuple[P
 def after(state: RouteState, share: float) -> RouteState:
     """The VirtualService as it would be."""
     obj = state.moved(share)
-    return dataclasses.replace(state, obj=obj, routes=tuple(_routes.choose(obj, _asks_of(state), state.where)))
+    return dataclasses.replace(state, found=obj, routes=tuple(_routes.choose(obj, _asks_of(state), state.where)))
 
 
 def _asks_of(state: RouteState) -> list[Ask]:
@@ -292,9 +292,9 @@ def verify(mover: RouteMover, before: t.Sequence[RouteState], found: Plan, repor
         report.warnings.append(f"how it ended could not be read: {error.message}")
         found.notes.append("the changes are not listed, because how it ended could not be read")
         return states
-    old = {state.where: _routes.shown(state.obj) for state in before}
+    old = {state.where: _routes.shown(state.found) for state in before}
     for state in states:
-        first, second = old.get(state.where), _routes.shown(state.obj)
+        first, second = old.get(state.where), _routes.shown(state.found)
         if first != second:
             found.add("set_route_weights", state.where, first, second, report.reason)
     return states

@@ -22,7 +22,7 @@ from lab.state import Lab
 from tests.integration.collection.test_prometheus_real import documented
 from tests.integration.conftest import call
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 # The lab's proxies are scraped every two seconds.
 QUICK = {"interval": 1, "window": 20, "min_window": 6}
 Object = dict[str, Any]

@@ -42,7 +42,7 @@ def test_whole_weights_come_nearest_and_neither_side_is_emptied_on_the_way(seed:
     total = found.total
     assert total == (source + target if rest else 100)
     last = -1
-    for share in sorted({0.0, 100.0, *(rng.uniform(0, 100) for _ in range(20))}):
+    for share in sorted({0.0, 100.0, *(rng.uniform(0, 100) for _number in range(20))}):
         plan = found.plan(share)
         assert plan.source + plan.target == total and last <= plan.target
         assert abs(plan.share - share) <= 50 / total + 1e-9 or min(plan.source, plan.target) == 1
