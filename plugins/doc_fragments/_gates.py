@@ -173,8 +173,8 @@ options:
             default: false
           skip_baseline:
             description:
-              - Whether it is left out before the first step, as long as the target has no traffic at all. For figures of the target
-                alone, which nothing makes then; without it the gate would wait for them until O(baseline_timeout) is over.
+              - Whether it is left out before the first step, as long as the target has no traffic at all. For figures of the
+                target alone, which nothing makes then; without it the gate would wait for them until O(baseline_timeout) is over.
               - A run that goes on from a share in effect asks it there too.
             type: bool
             default: false
@@ -187,7 +187,8 @@ options:
               good:
                 description:
                   - How many requests were good, like V(sum(increase(istio_requests_total{response_code!~"5.."}[$window]))).
-                  - No series of good requests counts as none of them, when there are requests in O(gates[].prometheus.success.total).
+                  - No series of good requests counts as none of them, when there are requests in
+                    O(gates[].prometheus.success.total).
                 type: str
                 required: true
               total:
@@ -206,8 +207,8 @@ options:
               baseline_total:
                 description:
                   - As O(gates[].prometheus.success.total), of the other side over the same seconds.
-                  - When the other side has too few requests (on the last step it has none any more), its newest figures of this run
-                    that were enough are compared with. Without such figures O(gates[].prometheus.success.min) judges alone, and
+                  - When the other side has too few requests (on the last step it has none any more), its newest figures of this
+                    run that were enough are compared with. Without such figures O(gates[].prometheus.success.min) judges alone, and
                     without that it is undecided.
                 type: str
               max_drop:
@@ -245,8 +246,8 @@ options:
               baseline:
                 description:
                   - The same of the other side over the same seconds.
-                  - When the other side has no requests any more (NaN), its newest number of this run is compared with. Without one
-                    O(gates[].prometheus.value.min) and O(gates[].prometheus.value.max) judge alone, and without them it is
+                  - When the other side has no requests any more (NaN), its newest number of this run is compared with. Without
+                    one O(gates[].prometheus.value.min) and O(gates[].prometheus.value.max) judge alone, and without them it is
                     undecided.
                 type: str
               max_ratio:
