@@ -208,8 +208,8 @@ options:
                 description:
                   - As O(gates[].prometheus.success.total), of the other side over the same seconds.
                   - When the other side has too few requests (on the last step it has none any more), its newest figures of this
-                    run that were enough are compared with. Without such figures O(gates[].prometheus.success.min) judges alone, and
-                    without that it is undecided.
+                    run that were enough are compared with. Without such figures O(gates[].prometheus.success.min) judges alone,
+                    and without that it is undecided.
                 type: str
               max_drop:
                 description:
