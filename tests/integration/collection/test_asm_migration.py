@@ -71,6 +71,7 @@ class User:
         assert " => {" in done.stdout, done.stdout + done.stderr
         text = done.stdout[done.stdout.index(" => {") + 4 :]
         answer, _end = json.JSONDecoder().raw_decode(text)
+        answer["failed"] = "FAILED! => {" in done.stdout
         print(json.dumps(answer, indent=1))
         return dict(answer)
 
