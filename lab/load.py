@@ -30,6 +30,7 @@ LONGEST = 3600  # seconds
 Object = dict[str, Any]
 DEPLOYMENT = path_of("apps/v1", "deployments", NAMESPACE, NAME)
 PODS = path_of("v1", "pods", NAMESPACE)
+ASM_NAMESPACE = path_of("v1", "namespaces", None, NAMESPACE)
 STRICT = {"mtls": {"mode": "STRICT"}}
 
 
@@ -79,6 +80,7 @@ class Load:
 
     def __init__(self, lab: Lab) -> None:
         self.ack, self.asm = Cluster(lab, "ack", 1), Cluster(lab, "asm", 2)
+        self._made_namespace = False
 
     @contextmanager
     def running(self, rate: float = 120, *, strict: bool = False, copied: bool = True) -> Iterator[Load]:
@@ -98,8 +100,9 @@ class Load:
         for file in self._files():
             file.unlink()
         if strict:
-            if copied:
+            if copied and self.asm.api.find(ASM_NAMESPACE) is None:
                 self.asm.apply_object("v1", "namespaces", namespace(NAMESPACE))
+                self._made_namespace = True
             for cluster in (self.asm, self.ack) if copied else (self.ack,):
                 cluster.apply_object("security.istio.io/v1", "peerauthentications", _peer_authentication())
         self.ack.apply_object("apps/v1", "deployments", deployment(rate, self.target))
@@ -141,6 +144,9 @@ class Load:
             with contextlib.suppress(KubeError):
                 cluster.api.delete(path)
         self._gone()
+        if self._made_namespace:
+            self.asm.api.delete(ASM_NAMESPACE)
+            self.asm.wait("the end of the namespace in ASM", lambda: self.asm.api.find(ASM_NAMESPACE) is None, 60)
 
     def _gone(self) -> None:
         selector = f"app={NAME}"
