@@ -48,8 +48,6 @@ def test_findings_stand_beside_each_other(world: Gateways) -> None:
     service = path_of("v1", "services", NAMESPACE, SOURCE)
     secret = path_of("v1", "secrets", NAMESPACE, "echo-cert")
     kept = world.ack.get(secret)
-    world.ack.patch(service, {"metadata": {"labels": {"argocd.argoproj.io/instance": "edge"}}})
-    world.ack.delete(secret)
     world.asm.create(path_of("v1", "namespaces"), {"metadata": {"name": "demo"}})
     other = {
         "apiVersion": "networking.istio.io/v1",
@@ -59,6 +57,8 @@ def test_findings_stand_beside_each_other(world: Gateways) -> None:
     }
     world.asm.create(path_of("networking.istio.io/v1", "gateways", "demo"), other)
     try:
+        world.ack.patch(service, {"metadata": {"labels": {"argocd.argoproj.io/instance": "edge"}}})
+        world.ack.delete(secret)
         outcome = world.answer("preflight")
         found = bad(outcome)
         assert {("warning", "gitops"), ("error", "secrets"), ("error", "mesh-config"), ("warning", "scheduler")} <= found
