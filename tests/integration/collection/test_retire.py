@@ -120,22 +120,20 @@ def test_it_goes_and_comes_back_under_traffic(finished: Gateways) -> None:
     assert summary["failed"] == 0, [bucket for bucket in buckets if bucket["failed"]]
 
 
-@pytest.mark.timeout(600)
-def test_killed_anywhere_it_goes_to_the_end_or_back(finished: Gateways) -> None:
-    """Each point leaves the world as the next one finds it: the gateway is there again, without traffic."""
-    for number in (1, 9, 10, 13, 16):
-        with killed_at(number):
-            finished.call("retire")
-        if number % 2:
-            finished.call("retire")
-            assert finished.service() is None, number
-            assert finished.ack.find(DEPLOYMENT) is None, number
-        with killed_at(number // 2 + 1):
-            finished.call("retire", state="restored")
+@pytest.mark.parametrize("number", [1, 9, 10, 13, 16])
+def test_killed_anywhere_it_goes_to_the_end_or_back(finished: Gateways, number: int) -> None:
+    with killed_at(number):
+        finished.call("retire")
+    if number % 2:
+        finished.call("retire")
+        assert finished.service() is None
+        assert finished.ack.find(DEPLOYMENT) is None
+    with killed_at(number // 2 + 1):
         finished.call("retire", state="restored")
-        assert finished.service() is not None, number
-        assert finished.ack.find(DEPLOYMENT) is not None, number
-        assert finished.stage.shares() == {100.0}, number
+    finished.call("retire", state="restored")
+    assert finished.service() is not None
+    assert finished.ack.find(DEPLOYMENT) is not None
+    assert finished.stage.shares() == {100.0}
 
 
 def test_a_fresh_container_brings_it_back_from_the_mirror(finished: Gateways) -> None:
