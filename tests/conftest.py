@@ -25,6 +25,12 @@ if (ROOT / "dev").is_dir():
 from tests import groups  # noqa: E402  (the root is importable from here on)
 
 
+def pytest_configure() -> None:
+    """Names the run for the processes that it starts: see the lab's fixture."""
+    if not os.environ.get("PYTEST_XDIST_WORKER"):
+        os.environ["LAB_TEST_RUN"] = str(os.getpid())
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long campaigns (marker `thorough`) run with LAB_THOROUGH=1 or when they are named; CI has an hour for everything."""

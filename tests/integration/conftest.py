@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from lab.state import Lab
+from lab.state import Lab, state_root
 from tests.integration.ccm.fixtures import ccm, cloud, plane, world  # noqa: F401  (one control plane for all that need it)
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = str(ROOT / "bin" / "lab")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # several processes: a lab for each that needs one
-NAME = os.environ.get("LAB_NAME") or "-".join(filter(None, ["test", WORKER]))
+RUN = os.environ.get("LAB_TEST_RUN", "")  # the process that started them; two runs never have a lab of the same name
+OWN = bool(WORKER) and not os.environ.get("LAB_NAME")  # a lab that only this run can have made
+NAME = os.environ.get("LAB_NAME") or (f"test-{RUN}-{WORKER}" if WORKER else "test")
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:
@@ -34,15 +36,26 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-OWN = bool(WORKER) and not os.environ.get("LAB_NAME")  # a lab that only this run can have made
+def labs_of_runs() -> Iterator[tuple[int, str]]:
+    """Process and name of each lab that a run in several processes made and that is still there."""
+    for folder in state_root().glob("test-*-gw*"):
+        run = folder.name.split("-")[1]
+        if run.isdigit():
+            yield int(run), folder.name
+
+
+def down(name: str) -> None:
+    env = {**os.environ, "LAB_NAME": name}
+    subprocess.run([LAB, "down"], env=env, stdin=subprocess.DEVNULL, check=False, timeout=300)
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """The shared lab, up. A test undoes the changes that it makes."""
     keep = os.environ.get("LAB_KEEP") == "1"
-    if OWN and not keep and Lab(NAME).dir.exists():
-        call("down")  # what a run that was killed left
+    for run, name in labs_of_runs() if OWN else ():
+        if not Path(f"/proc/{run}").exists():
+            down(name)  # what a run that was killed left; a run that is alive keeps its own
     was_up = call("status").returncode == 0
     if not was_up:
         done = call("up")
@@ -57,16 +70,13 @@ def lab() -> Iterator[Lab]:
             assert done.returncode == 0, f"the lab did not go down:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Ctrl-C ends the processes of `pytest -n` without their fixtures' ends: what labs they leave is taken down here."""
-    count = getattr(session.config.option, "numprocesses", None)
-    if WORKER or not isinstance(count, int) or os.environ.get("LAB_NAME") or os.environ.get("LAB_KEEP") == "1":
+def pytest_sessionfinish() -> None:
+    """Ctrl-C ends the processes of `pytest -n` before their fixtures end: the labs of this run that they leave go here."""
+    if WORKER or os.environ.get("LAB_KEEP") == "1":
         return
-    for name in (f"test-gw{number}" for number in range(count)):
-        if Lab(name).dir.exists():
-            subprocess.run(
-                [LAB, "down"], env={**os.environ, "LAB_NAME": name}, stdin=subprocess.DEVNULL, check=False, timeout=300
-            )
+    for run, name in labs_of_runs():
+        if run == os.getpid():
+            down(name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
