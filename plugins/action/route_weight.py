@@ -5,20 +5,8 @@
 
 from __future__ import annotations
 
-import typing as t
-
-from ansible.errors import AnsibleActionFail
-
 from ansible_collections.servicemesh.migration.plugins.action.traffic_shift import ActionModule as Shown
 
 
 class ActionModule(Shown):
     """See the module's documentation for options and results."""
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        if self._task.async_val:
-            raise AnsibleActionFail(
-                "servicemesh.migration.route_weight does not run with async: nobody would see its progress or its end. "
-                "Remove async and poll from the task; it is bounded in time by its own holds."
-            )
-        return super().run(tmp, task_vars)

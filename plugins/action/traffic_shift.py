@@ -96,7 +96,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         if self._task.async_val:
             raise AnsibleActionFail(
-                "servicemesh.migration.traffic_shift does not run with async: nobody would see its progress or its end. "
+                f"{self._task.action} does not run with async: nobody would see its progress or its end. "
                 "Remove async and poll from the task; it is bounded in time by its own holds."
             )
         result: dict[str, t.Any] = super().run(tmp, task_vars)

@@ -16,7 +16,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._sea
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, served_as
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import differing, fingerprint
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import OWNED, TERMINATING
 
@@ -41,13 +41,7 @@ def served_kinds(cluster: Cluster, wanted: t.Iterable[tuple[str, str, str]]) -> 
     values(each(sorted({group for group, _kind, _version in asked}), cluster.served))
     found: dict[tuple[str, str], Kind | None] = {}
     for group, name, version in asked:
-        options = [item for item in cluster.served(group) if item["kind"] == name]
-        best = next((item for item in options if item["version"] == version), options[0] if options else None)
-        made = None
-        if best is not None:
-            api = f"{group}/{best['version']}" if group else best["version"]
-            made = Kind(api, name, best["plural"], best["namespaced"])
-        found.setdefault((group, name), made)
+        found.setdefault((group, name), served_as(cluster.served(group), group, name, version))
     return found
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing as t
 import urllib.parse
 
 _PLURALS = {
@@ -80,3 +81,15 @@ NODE = kind_of("v1", "Node")
 EVENT = kind_of("v1", "Event")
 DEPLOYMENT = kind_of("apps/v1", "Deployment")
 ENDPOINT_SLICE = kind_of("discovery.k8s.io/v1", "EndpointSlice")
+
+
+def served_as(items: t.Sequence[t.Mapping[str, t.Any]], group: str, name: str, version: str = "") -> Kind | None:
+    """How an API server serves a kind: in this version, else in the one that it prefers; None when it does not. Pure.
+
+    :arg items: what ``Cluster.served`` says of the group.
+    """
+    found = sorted((item for item in items if item["kind"] == name), key=lambda item: bool(item["version"] != version))
+    if not found:
+        return None
+    best = found[0]
+    return Kind(f"{group}/{best['version']}" if group else best["version"], name, best["plural"], best["namespaced"])

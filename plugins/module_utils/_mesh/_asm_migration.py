@@ -17,7 +17,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, Kind, served_as
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_session import named_source, proxies
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_steering import (
@@ -43,9 +43,7 @@ _JOINING = 15.0
 
 def steering_kind(target: Cluster) -> Kind | None:
     """ASMMigrateFromIstio in v1beta1, the version of ASM's documentation, when it is served; else in the server's first."""
-    served = [item for item in target.served(GROUP) if item["kind"] == KIND]
-    served.sort(key=lambda item: item["version"] != "v1beta1")
-    return Kind(f"{GROUP}/{served[0]['version']}", KIND, served[0]["plural"], False) if served else None
+    return served_as(target.served(GROUP), GROUP, KIND, "v1beta1")
 
 
 def _found(target: Cluster, kind: Kind, patience: float) -> Object | None:

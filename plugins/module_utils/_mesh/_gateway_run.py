@@ -18,7 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, SERVICE, Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, SERVICE, Kind, served_as
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm, _proof
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import (
     GatewayPlan,
@@ -43,9 +43,7 @@ Object = dict[str, t.Any]
 
 def istio_gateway_kind(target: Cluster) -> Kind | None:
     """IstioGateway in v1beta1, the version of ASM's documentation, which every ASM serves; else in the server's first."""
-    served = [item for item in target.served(ISTIO_GATEWAY_GROUP) if item["kind"] == "IstioGateway"]
-    served.sort(key=lambda item: item["version"] != "v1beta1")
-    return Kind(f"{ISTIO_GATEWAY_GROUP}/{served[0]['version']}", "IstioGateway", served[0]["plural"]) if served else None
+    return served_as(target.served(ISTIO_GATEWAY_GROUP), ISTIO_GATEWAY_GROUP, "IstioGateway", "v1beta1")
 
 
 def observe(source: Cluster, target: Cluster, clb: Clb, gateway: Object, kind: Kind | None) -> Observed:

@@ -18,7 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, served_as
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import holds, marked
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import (
@@ -91,9 +91,9 @@ def read_objects(given: t.Sequence[t.Mapping[str, t.Any]]) -> list[Given]:
 def kind_at(cluster: Cluster, api_version: str, name: str) -> Kind:
     """How this API server serves a kind: in this version, else in the one that it prefers. Raises MigrationError."""
     group, _slash, version = api_version.rpartition("/")
-    found = [item for item in cluster.served(group) if item["kind"] == name]
-    for item in sorted(found, key=lambda item: bool(item["version"] != version)):
-        return Kind(f"{group}/{item['version']}", name, item["plural"], item["namespaced"])
+    found = served_as(cluster.served(group), group, name, version)
+    if found is not None:
+        return found
     raise MigrationError(
         f"The API server of {cluster.name} does not serve the kind {name}",
         where=cluster.where(),

@@ -17,7 +17,14 @@ import urllib.parse
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, POD, SERVICE, Kind, kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import (
+    DEPLOYMENT,
+    POD,
+    SERVICE,
+    Kind,
+    kind_of,
+    served_as,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _istio_objects as istio
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _istio_use as use
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_migration import istio_version
@@ -134,8 +141,8 @@ def observe(session: Session) -> Seen:
 
 def _listed(target: Cluster, group: str, name: str) -> list[Object]:
     """All objects of a kind; none where the target does not know it."""
-    served = [item for item in target.served(group) if item["kind"] == name]
-    return list(target.list_all(Kind(f"{group}/{served[0]['version']}", name, served[0]["plural"]))) if served else []
+    kind = served_as(target.served(group), group, name)
+    return list(target.list_all(kind)) if kind else []
 
 
 def _named(session: Session, seen: Inventory, notes: list[str]) -> list[istio.Key]:

@@ -25,6 +25,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._ccm import TOUCHED, WEIGHT
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._clb_view import backend_key, by_port, owned_by
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_run import istio_gateway_kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import (
     GatewayPair,
     PairView,
@@ -44,7 +45,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._sh
 
 __all__ = ["GatewayPair", "GatewayState", "Moved", "Mover", "plan_share"]
 
-ASM_GROUP = "istio.alibabacloud.com"
 # Polling of the load balancer: at first as fast as a CCM answers, later gentle to the API's quota. Seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.03, 0.5
 # How often nodes and pods are counted again while waiting. Seconds.
@@ -143,10 +143,7 @@ class Mover:
     def _gateway_kind(self) -> Kind | None:
         """The IstioGateway as the target's API server serves it; None when it does not."""
         if self._kind is None:
-            for item in self._target.served(ASM_GROUP):
-                if item["kind"] == "IstioGateway":
-                    self._kind = Kind(f"{ASM_GROUP}/{item['version']}", "IstioGateway", item["plural"], item["namespaced"])
-                    break
+            self._kind = istio_gateway_kind(self._target)
         return self._kind
 
     def _gateway(self, pair: GatewayPair) -> Object | None:

@@ -33,7 +33,15 @@ def action(
 ) -> traffic_shift.ActionModule:
     """The action with a task, a connection, and ``module`` in place of the module's run; it gets the task's environment."""
     given = {"migration": "m", "state_dir": str(folder)}
-    task = types.SimpleNamespace(args=given, async_val=0, check_mode=False, no_log=False, diff=False, environment=None)
+    task = types.SimpleNamespace(
+        action="servicemesh.migration.traffic_shift",
+        args=given,
+        async_val=0,
+        check_mode=False,
+        no_log=False,
+        diff=False,
+        environment=None,
+    )
     connection = types.SimpleNamespace(transport=more.pop("transport", "local"), _shell=types.SimpleNamespace(tmpdir=None))
     args = more.pop("args", None)
     for key, value in more.items():
@@ -156,7 +164,7 @@ def test_the_controller_is_named_for_local_runs_only(tmp_path: pathlib.Path) -> 
 
 
 def test_async_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(AnsibleActionFail, match="does not run with async"):
+    with pytest.raises(AnsibleActionFail, match=r"migration\.traffic_shift does not run with async"):
         run(action(tmp_path, lambda _args: {}, async_val=60))
 
 
