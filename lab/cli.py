@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `lab`: up, down, status, env, exec, logs, faults, prometheus, traffic."""
+"""The command `lab`: up, down, status, env, exec, logs, faults, prometheus, vm, traffic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lab import binaries, net, proc, prometheus, traffic, world, world_cloud
+from lab import binaries, net, proc, prometheus, traffic, vm, world, world_cloud
 from lab.cluster import Cluster
 from lab.kubeapi import KubeError, path_of
 from lab.machine import Machine
@@ -104,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
         "--interval", type=float, default=prometheus.INTERVAL, metavar="SECONDS", help="between two scrapes (default %(default)s)"
     )
     metrics.set_defaults(call=_prometheus)
+    vms = commands.add_parser("vm", help="mesh VMs: machines with ssh, Docker and an application")
+    vms.add_argument("action", choices=("up", "down"))
+    vms.add_argument("count", nargs="?", type=int, default=1, help="with up: how many there are to be (default 1)")
+    vms.set_defaults(call=_vm)
     commands.add_parser("traffic", help="constant load from the internet: lab traffic --help").set_defaults(call=_traffic)
     return parser
 
@@ -251,6 +255,18 @@ def _prometheus(lab: Lab, options: argparse.Namespace) -> None:
         print(f"{prometheus.URL} in the cloud's network")
     else:
         prometheus.down(lab, *world.clusters(lab))
+    world.write_environment(lab)
+
+
+def _vm(lab: Lab, options: argparse.Namespace) -> None:
+    _need_up(lab)
+    if options.action == "up":
+        vm.up(lab, world.clusters(lab)[0], options.count)
+        for one in vm.machines(lab):
+            print(f"{one.name:8} {one.address}")
+        print(f"inventory: {vm.inventory_file(lab)}")
+    else:
+        vm.down(lab, world.clusters(lab)[0])
     world.write_environment(lab)
 
 

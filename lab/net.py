@@ -110,6 +110,14 @@ def add_port(lab: Lab, machine: str, address: str) -> None:
     _ip([f"address add {address}/16 dev eth0", "link set eth0 up", f"route add default via {CLOUD_ADDRESS}"], there)
 
 
+def remove_port(lab: Lab, machine: str) -> None:
+    """Take a machine's namespace away, and with it its place on the bridge. Its processes must be gone."""
+    name = lab.netns(f"m-{machine}")
+    done = subprocess.run(["ip", "netns", "delete", name], capture_output=True, text=True)
+    if done.returncode and (NETNS_DIR / name).exists():
+        raise LabError(f"network namespace {name} cannot be removed: {done.stderr.strip()}")
+
+
 def add_address(lab: Lab, address: str, device: str = "br0") -> None:
     """One more address of the cloud itself (a control plane, a DNS server, a CLB)."""
     _ip([f"address replace {address} dev {device}"], lab.netns("cloud"))

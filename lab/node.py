@@ -16,7 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -231,13 +231,18 @@ def _arch() -> str:
 # --- images: unpacked once into a store in the cache, given to every node as hard links ----------------------------------------
 
 
-def prepared_store(lab: Lab, images: Sequence[Path]) -> Path:
+def prepared_store(
+    lab: Lab, images: Sequence[Path], engine: tuple[str, Callable[[Path, Sequence[Path]], None]] | None = None
+) -> Path:
     """A containerd root that holds these archives, unpacked; made once per set of archives (name, size and time of change).
 
-    :raises LabError: containerd or an import failed, with what it said.
+    `engine`: another one that is to unpack them, by a name for its way to do it, and the call.
+
+    :raises LabError: the engine or an import failed, with what it said.
     """
-    stamps = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in images)
-    digest = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:12]
+    name, fill = engine or ("", _fill)
+    stamps: list[Any] = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in images)
+    digest = hashlib.sha256(json.dumps([*stamps, *([name] if name else [])]).encode()).hexdigest()[:12]
     stores = lab.cache / "stores"
     stores.mkdir(parents=True, exist_ok=True)
     target = stores / digest
@@ -246,7 +251,7 @@ def prepared_store(lab: Lab, images: Sequence[Path]) -> Path:
         if not target.is_dir():
             temp = Path(tempfile.mkdtemp(dir=stores, prefix=".new-"))
             try:
-                _fill(temp, images)
+                fill(temp, images)
                 (temp / "root").rename(target)
                 _prune(stores, target)
             finally:
@@ -254,7 +259,7 @@ def prepared_store(lab: Lab, images: Sequence[Path]) -> Path:
     return target
 
 
-def _prune(stores: Path, newest: Path, keep: int = 3) -> None:
+def _prune(stores: Path, newest: Path, keep: int = 4) -> None:
     """Remove old stores; what nodes took from them are links of their own."""
     others = [path for path in stores.iterdir() if path.is_dir() and path != newest and not path.name.startswith(".")]
     for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[keep - 1 :]:
@@ -288,7 +293,12 @@ def clone(source: Path, target: Path) -> None:
         shutil.rmtree(temp, ignore_errors=True)  # another file system: a real copy then
         subprocess.run(["cp", "-a", str(source), str(temp)], check=True)
     else:
-        for database in temp.glob("io.containerd.*/*.db"):
+        for database in [
+            *temp.glob("io.containerd.*/*.db"),
+            *temp.glob("*/*.db"),
+            *temp.glob("*/files/*.db"),
+            *temp.glob("containerd/daemon/*/*.db"),
+        ]:
             database.unlink()
             shutil.copy2(source / database.relative_to(temp), database)
     temp.rename(target)

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import apps, binaries, host, images, machine, mesh_asm, mesh_ca, mesh_source, net, proc, prometheus, world_cloud
+from lab import apps, binaries, host, images, machine, mesh_asm, mesh_ca, mesh_source, net, proc, prometheus, vm, world_cloud
 from lab.cluster import REGION, Cluster
 from lab.kubeapi import KubeError
 from lab.state import Lab, LabError, write_atomic
@@ -212,6 +212,9 @@ def environment(lab: Lab) -> dict[str, str]:
         "LAB_CLB_ADDRESS": data.get("clb_address", ""),
         "LAB_CA": data.get("ca", ""),
         "LAB_PROMETHEUS_URL": prometheus.running(lab),
+        "LAB_VM_INVENTORY": str(vm.inventory_file(lab)) if data.get("vms") else "",
+        "LAB_VM_IMAGE": vm.IMAGE,
+        "LAB_VM_NEXT_IMAGE": vm.NEXT_IMAGE,
     }
 
 
