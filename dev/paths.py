@@ -55,4 +55,5 @@ def environment() -> dict[str, str]:
         RUFF_CACHE_DIR=str(caches / "ruff"),
     )
     env.pop("PYTHONHOME", None)
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # or every start of Ansible and of a module compiles all that it imports
     return env

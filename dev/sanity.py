@@ -63,7 +63,8 @@ def main() -> None:
     home = cache() / "ansible-test"
     provide_get_pip(home)
     env.update(HOME=str(home), PATH=path_of_pythons(env["PATH"]))
-    for name in ("ANSIBLE_COLLECTIONS_PATH", "ANSIBLE_HOME", "VIRTUAL_ENV"):
+    # Its copy of the tree has another path each time: what is compiled of that goes with the copy, not into our cache.
+    for name in ("ANSIBLE_COLLECTIONS_PATH", "ANSIBLE_HOME", "PYTHONPYCACHEPREFIX", "VIRTUAL_ENV"):
         env.pop(name)
     with tempfile.TemporaryDirectory(prefix="servicemesh-") as folder:
         place = tree.copy(Path(folder), NOT_THE_COLLECTION)

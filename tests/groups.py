@@ -4,9 +4,9 @@
 """Which tests run one after the other in one process when there are several (`pytest -n 2`), and which of them begin first.
 
 A lab and a control plane take half a minute to start and are shared by a session; a session is a process. So the tests that use
-the lab form a group, and those that use a control plane. Every other file is a group of its own, and every check of the
-repository, too. The lab's tests watch live traffic: they go first and have the machine when they want it, the others take what
-they leave.
+the lab form a group, and those that use a control plane; those of virtual machines share machines without a lab. Every other
+file is a group of its own, and every check of the repository, too. The lab's tests watch live traffic: they go first and have
+the machine when they want it, the others take what they leave.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LAB, PLANE, BACKUP = "lab", "control plane", "backup"
-FIRST = (LAB, PLANE, BACKUP)  # in this order
+LAB, PLANE, BACKUP, VM = "lab", "control plane", "backup", "vm"
+FIRST = (LAB, PLANE, BACKUP, VM)  # in this order
 
 
 @functools.cache
@@ -35,8 +35,8 @@ def group(nodeid: str) -> str:
         return nodeid if "::test_check[" in nodeid else file
     if parts[:2] != ("tests", "integration") or parts[2] == "cloud":
         return file
-    if parts[2] == "backup":
-        return BACKUP
+    if parts[2] in (BACKUP, VM):
+        return parts[2]
     return PLANE if parts[2] == "ccm" or (parts[2] == "collection" and not needs_lab(file)) else LAB
 
 

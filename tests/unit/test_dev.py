@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dev import checks, clean, paths, sanity, setup, steps, tree
+from tests import groups
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -72,6 +73,35 @@ def test_other_requirements_get_another_environment(monkeypatch: pytest.MonkeyPa
     assert before == paths.venv()
     (tmp_path / "requirements" / "lab.txt").write_text("a==2\n")
     assert before != paths.venv()
+
+
+def test_what_a_tool_imports_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The Makefile keeps Python from writing into the tree; the tools write below the cache."""
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "imported.py").write_text("")
+    subprocess.run([sys.executable, "-c", "import imported"], cwd=tmp_path, env=paths.environment(), check=True)
+    (compiled,) = tmp_path.rglob("imported.*.pyc")
+    assert compiled.is_relative_to(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "group"),
+    [
+        ("tests/unit/test_dev.py::test_x", "tests/unit/test_dev.py"),
+        ("tests/test_repository.py::test_check[mypy]", "tests/test_repository.py::test_check[mypy]"),
+        ("tests/integration/test_molecule.py::test_scenarios", groups.LAB),
+        ("tests/integration/collection/test_gateway.py::test_x", groups.LAB),
+        ("tests/integration/collection/test_shift.py::test_x", groups.PLANE),
+        ("tests/integration/ccm/test_own.py::test_x", groups.PLANE),
+        ("tests/integration/backup/test_odd.py::test_x", groups.BACKUP),
+        ("tests/integration/vm/test_any.py::test_x", groups.VM),
+        ("tests/integration/cloud/test_data_plane.py::test_x", "tests/integration/cloud/test_data_plane.py"),
+    ],
+)
+def test_tests_that_share_a_world_are_of_one_group(nodeid: str, group: str) -> None:
+    assert groups.group(nodeid) == group
+    assert (groups.nice(nodeid) == 0) == (group == groups.LAB)
 
 
 def test_only_missing_packages_are_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
