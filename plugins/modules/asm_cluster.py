@@ -42,19 +42,18 @@ attributes:
 options:
   mesh_id:
     description:
-      - The id of the ASM instance.
+      - The id of the ASM instance. Needed, but with O(state=restored), which finds it in the journal.
     type: str
-    required: true
   cluster_id:
     description:
-      - The id of the ACK cluster, as its console shows it.
+      - The id of the ACK cluster, as its console shows it. Needed, but with O(state=restored).
     type: str
-    required: true
   state:
     description:
       - V(present) adds the cluster to the mesh.
       - V(absent) removes it.
-      - V(restored) removes it when this migration added it. It knows that from the journal.
+      - V(restored) removes it when this migration added it. It knows that from the journal. Without O(mesh_id) and O(cluster_id),
+        ASM is asked nothing when the journal names no cluster.
       - V(queried) leaves it as it is, and tells how it is.
     type: str
     choices: [present, absent, restored, queried]
@@ -190,8 +189,8 @@ def main() -> None:
         **alibaba_spec(),
         **state_spec(),
         **wait_spec(),
-        "mesh_id": {"type": "str", "required": True},
-        "cluster_id": {"type": "str", "required": True},
+        "mesh_id": {"type": "str"},
+        "cluster_id": {"type": "str"},
         "state": {"type": "str", "choices": ["present", "absent", "restored", "queried"], "default": "present"},
         "ignore_namespace_check": {"type": "bool", "default": False},
         "discovery_only": {"type": "bool", "default": False},

@@ -133,6 +133,15 @@ options:
     type: list
     elements: str
     default: []
+  opt_out:
+    description:
+      - Labels that keep a pod out of the target's injection when that takes all pods, as ASM's does in the state C(Finished).
+      - With O(state=restored) a dry run shows first what a new pod would get. Only where it would be the target's sidecar all the
+        same, the workloads get these labels beside what they had; they are in RV(kept_out), and lose them when O(state=restored)
+        is run again after the cluster has left the target. Nothing is restarted where these labels do not help either.
+    type: dict
+    default:
+      sidecar.asm.aliyun.com/inject: "false"
   concurrency:
     description:
       - So many rollouts at once at most, inside of a wave.
@@ -378,6 +387,11 @@ not_in_a_wave:
   returned: success or after a wave
   type: list
   elements: str
+kept_out:
+  description: Workloads that are back in the source and still have the labels of O(opt_out).
+  returned: with O(state=restored)
+  type: list
+  elements: str
 without_sidecar:
   description: The number of workloads (and kinds of pods) without any sidecar.
   returned: success or after a wave
@@ -444,6 +458,7 @@ def main() -> None:
             "target_proxy": {"type": "dict", "default": {}, "options": {**known_by, "roots": roots}},
             "waves": {"type": "list", "elements": "raw", "default": [1, "10%", "100%"]},
             "undo_waves": {"type": "list", "elements": "str", "default": []},
+            "opt_out": {"type": "dict", "default": {"sidecar.asm.aliyun.com/inject": "false"}},
             "concurrency": {"type": "int", "default": 25},
             "hold": {"type": "float", "default": 60},
             "max_hold": {"type": "float"},

@@ -235,6 +235,20 @@ class Cluster:
             where=self.where(kind, meta.get("name", ""), meta.get("namespace", "")),
         )
 
+    def request_token(self, namespace: str, account: str, audiences: t.Sequence[str], seconds: int) -> Object:
+        """The status of a TokenRequest: C(token) and C(expirationTimestamp). A call that is repeated makes one token too many."""
+        kind = kind_of("v1", "ServiceAccount")
+        spec: Object = {"expirationSeconds": seconds, **({"audiences": list(audiences)} if audiences else {})}
+        return dict(
+            self._call(
+                "POST",
+                f"{kind.path(namespace, account)}/token",
+                body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec},
+                where=self.where(kind, account, namespace),
+            ).get("status")
+            or {}
+        )
+
     def patch(self, kind: Kind, name: str, namespace: str, body: t.Any, *, content: str = MERGE, dry_run: bool = False) -> Object:
         """Patch (merge patch by default). Give metadata.resourceVersion in the body to refuse a concurrent change (409)."""
         return self._call(

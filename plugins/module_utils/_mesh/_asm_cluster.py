@@ -22,6 +22,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._asm 
     Mesh,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
@@ -283,7 +284,7 @@ def _verify_file(path: str, given: files.Kubeconfig) -> None:
 
 def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:
     for name in ("mesh_id", "cluster_id"):
-        if not str(params[name]).strip():
+        if not str(params[name] or "").strip() and params["state"] != "restored":
             raise InputError(
                 f"The option {name} is empty", todo=f"set {name}; the console of ASM and ACK show ids like c0a1b2c3..."
             )
@@ -295,14 +296,31 @@ def wanted_of(params: t.Mapping[str, t.Any]) -> Wanted:
     )
 
 
+def added_by(journal: Journal, mesh_id: str, cluster_id: str) -> list[tuple[str, str]]:
+    """``(mesh, cluster)`` of what this migration added; an id that is empty is any."""
+    found = []
+    for key, value in journal.originals("asm/").items():
+        parts = key.split("/")
+        if value is False and len(parts) == 5 and parts[4] == "member":
+            found.append((parts[1], parts[3]))
+    return [pair for pair in found if mesh_id in ("", pair[0]) and cluster_id in ("", pair[1])]
+
+
 def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     """Logic of asm_cluster. Raises MigrationError."""
     wanted, start = wanted_of(params), time.monotonic()
     session = open_asm(params, check_mode)
+    mesh_id, cluster_id = str(params["mesh_id"] or "").strip(), str(params["cluster_id"] or "").strip()
     if wanted.state == "restored":
-        added = session.journal.original(f"asm/{params['mesh_id']}/cluster/{params['cluster_id']}/member") is False
+        added = added_by(session.journal, mesh_id, cluster_id)
+        if len(added) > 1:
+            why = "this migration added " + ", ".join(f"{cluster} to {mesh}" for mesh, cluster in added)
+            raise InputError("It is not said which cluster leaves its mesh", why=why, todo="set mesh_id and cluster_id")
+        if not added and not (mesh_id and cluster_id):
+            return Outcome(Plan(), {"mesh": {}, "cluster": {}, "kubeconfig": {}, "seconds": 0.0})
         wanted = dataclasses.replace(wanted, state="absent" if added else "queried")
-    seen = observe(session, wanted, params["mesh_id"], params["cluster_id"])
+        mesh_id, cluster_id = added[0] if added else (mesh_id, cluster_id)
+    seen = observe(session, wanted, mesh_id, cluster_id)
     if not check_mode:
         ended(session, seen, float(params["wait_timeout"]))
     made, refusals = plan(seen, wanted, datetime.datetime.now(tz=datetime.UTC))

@@ -308,7 +308,10 @@ class Fleet:
         if proxy is not None:
             line.update(image=proxy.image, asm_id=proxy.asm_id, discovery_address=proxy.discovery, native=proxy.native)
         if not one.forth:
-            line["trouble"] = "" if self._is_new(one, pod) else "it still has the target's sidecar"
+            # It had one before it was moved: without it, servers that take nothing but mutual TLS would refuse it.
+            line["trouble"] = (
+                "it has no sidecar" if proxy is None else "" if self._is_new(one, pod) else "it still has the target's sidecar"
+            )
             return line
         line["trouble"] = _sidecar_proof.judge_pod(pod, self._proxies)
         asked = self._pace.ask and (self._pace.sample == 0 or number < self._pace.sample)

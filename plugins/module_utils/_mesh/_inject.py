@@ -32,6 +32,7 @@ class Original:
     """What the journal keeps of a workload before its first edit. ``edit``: (part, key, value before or None, value set or None).
 
     :arg unavailable: its maxUnavailable as it was written, when ``guard`` was put in its place.
+    :arg out: labels that keep it out of the target for the time of its way back, see ``kept_out``.
     """
 
     uid: str
@@ -39,10 +40,12 @@ class Original:
     edit: tuple[tuple[str, str, str | None, str | None], ...]
     guard: int | None = None
     unavailable: t.Any = None
+    out: tuple[tuple[str, str], ...] = ()
 
     def as_value(self) -> Object:
         # Lists, so that no label's name is taken for the name of a secret.
-        return {**dataclasses.asdict(self), "edit": [list(item) for item in self.edit]}
+        found = {**dataclasses.asdict(self), "edit": [list(item) for item in self.edit], "out": [list(item) for item in self.out]}
+        return found if self.out else {key: value for key, value in found.items() if key != "out"}
 
     def before(self, part: str) -> dict[str, str | None]:
         return {key: old for name, key, old, _new in self.edit if name == part}
@@ -58,7 +61,29 @@ def journal_key(one: Workload) -> str:
 
 def read_original(value: Object) -> Original:
     edit = tuple((str(item[0]), str(item[1]), item[2], item[3]) for item in value["edit"])
-    return Original(value["uid"], str(value["wave"]), edit, value.get("guard"), value.get("unavailable"))
+    out = tuple((str(key), str(label)) for key, label in value.get("out") or ())
+    return Original(value["uid"], str(value["wave"]), edit, value.get("guard"), value.get("unavailable"), out)
+
+
+def kept_out(one: Workload, known: Original, labels: t.Mapping[str, str]) -> Original:
+    """What is remembered when a target that takes all pods has to be told to leave these alone, until the cluster has left it."""
+    edited = {key for part, key, _old, _new in known.edit if part == "labels"}
+    more = tuple(
+        ("labels", key, one.template_labels.get(key), one.template_labels.get(key)) for key in labels if key not in edited
+    )
+    return dataclasses.replace(known, edit=(*known.edit, *more), out=tuple(sorted(labels.items())))
+
+
+def inward(known: Original) -> Original:
+    """The exact way back, once nothing has to be kept out."""
+    return dataclasses.replace(known, out=())
+
+
+def outward(known: Original) -> Original:
+    """The same as the edit that brings a workload back and keeps it out."""
+    out = dict(known.out)
+    edit = tuple((part, key, out.get(key, old) if part == "labels" else old, new) for part, key, old, new in known.edit)
+    return dataclasses.replace(known, edit=edit)
 
 
 def original_of(one: Workload, wish: Wish, wave: str) -> Original:
@@ -117,7 +142,8 @@ def strange(one: Workload, known: Original) -> str:
     """Why the values of before are not put back: somebody else set others since."""
     for part, have in (("labels", one.template_labels), ("annotations", one.template_annotations)):
         for name, key, old, new in known.edit:
-            if name == part and have.get(key) not in (old, new):
+            ours = (old, new, dict(known.out).get(key, old)) if part == "labels" else (old, new)
+            if name == part and have.get(key) not in ours:
                 return f"somebody set the template's {part[:-1]} {key} to {have.get(key)!r} since; put it right by hand"
     return ""
 

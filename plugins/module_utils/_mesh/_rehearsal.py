@@ -43,15 +43,8 @@ def pod_of(workload: Object, wish: Wish) -> Object:
 
 def rehearse(cluster: Cluster, members: t.Sequence[Workload], wish: Wish, proxies: Proxies) -> list[str]:
     """One workload of each namespace. What could not be asked is returned; a wrong sidecar raises MigrationError."""
-    first: dict[str, Workload] = {}
-    for one in members:
-        first.setdefault(one.namespace, one)
-
-    def ask(one: Workload) -> str:
-        found = cluster.get(MOVABLE[one.kind], one.name, one.namespace)
-        if found is None:
-            return "it is gone"
-        made = cluster.create(POD, pod_of(found, wish), dry_run=True)
+    answers, unasked = _ask(cluster, [(one, wish) for one in members])
+    for one, made in answers:
         differs = proxies.differs(sidecar_of(made))
         if differs:
             what = "that trusts both meshes" if proxies.two_meshes else "of the target"
@@ -60,15 +53,42 @@ def rehearse(cluster: Cluster, members: t.Sequence[Workload], wish: Wish, proxie
                 where=f"{cluster.name}/{one.place}",
                 why=f"in a dry run: {differs}",
                 todo=_PREPARE if proxies.two_meshes else _SWITCH,
-                details={"rehearsal": True},
             )
-        return ""
-
-    unasked = []
-    for answer in each(list(first.values()), ask):
-        if answer.error is not None and answer.error.details.get("rehearsal"):
-            raise answer.error
-        why = answer.error.why if answer.error is not None else answer.value
-        if why:
-            unasked.append(f"injection could not be rehearsed in {answer.item.namespace} (dry run of a pod): {why}")
     return unasked
+
+
+def rehearse_back(
+    cluster: Cluster, edits: t.Sequence[tuple[Workload, Wish]], proxies: Proxies
+) -> tuple[dict[str, str], list[str]]:
+    """``({namespace: why its pods would not get a sidecar of the source}, what could not be asked)``."""
+    answers, unasked = _ask(cluster, edits)
+    found = {}
+    for one, made in answers:
+        proxy = sidecar_of(made)
+        if proxy is None:
+            found[one.namespace] = f"a new pod of {one.place} would get no sidecar at all"
+        elif not proxies.differs(proxy):
+            found[one.namespace] = f"a new pod of {one.place} would get the target's sidecar all the same"
+    return found, unasked
+
+
+def _ask(cluster: Cluster, edits: t.Sequence[tuple[Workload, Wish]]) -> tuple[list[tuple[Workload, Object]], list[str]]:
+    """The pod of one workload of each namespace as it would be, and what could not be asked."""
+    first: dict[str, tuple[Workload, Wish]] = {}
+    for one, wish in edits:
+        first.setdefault(one.namespace, (one, wish))
+
+    def ask(edit: tuple[Workload, Wish]) -> Object | None:
+        one, wish = edit
+        found = cluster.get(MOVABLE[one.kind], one.name, one.namespace)
+        return None if found is None else cluster.create(POD, pod_of(found, wish), dry_run=True)
+
+    made, unasked = [], []
+    for answer in each(list(first.values()), ask):
+        one = answer.item[0]
+        if answer.value is not None:
+            made.append((one, answer.value))
+            continue
+        why = answer.error.why if answer.error is not None else "it is gone"
+        unasked.append(f"injection could not be rehearsed in {one.namespace} (dry run of a pod): {why}")
+    return made, unasked

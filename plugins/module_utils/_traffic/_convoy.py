@@ -14,7 +14,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rehearsal
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet import (
     DONE,
     FAILED,
@@ -30,6 +30,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workl
     SOURCE,
     Scope,
     Survey,
+    Wish,
     Workload,
     read,
     survey,
@@ -38,7 +39,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._st
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import Step, Todo
 
 Object = dict[str, t.Any]
-_BACK = "/back"
+# What is added to a workload's key in the journal: what its way back needed.
+_BACK, _OUT = "/back", "/out"
 # Names in a message.
 _MOST = 5
 
@@ -83,15 +85,16 @@ def open_(one: Workload, originals: t.Mapping[str, Original]) -> bool:
 
 
 def originals_of(journal: Journal, trail: str = MOVE) -> dict[str, Original]:
-    """What the journal knows, by its key. A guard that the way back needed counts for its workload."""
+    """What the journal knows, by its key, with what the way back needed."""
     values = journal.originals(f"{trail}/")
-    found = {key: _inject.read_original(value) for key, value in values.items() if not key.endswith(_BACK)}
-    for key, value in values.items():
-        first = found.get(key.removesuffix(_BACK)) if key.endswith(_BACK) else None
-        if first is not None:
-            found[key.removesuffix(_BACK)] = dataclasses.replace(
-                first, guard=value.get("guard"), unavailable=value.get("unavailable")
-            )
+    found = {key: _inject.read_original(value) for key, value in values.items() if not key.endswith((_BACK, _OUT))}
+    for key in list(found):
+        if key + _BACK in values:
+            more = values[key + _BACK]
+            found[key] = dataclasses.replace(found[key], guard=more.get("guard"), unavailable=more.get("unavailable"))
+        if key + _OUT in values:
+            later = _inject.read_original(values[key + _OUT])
+            found[key] = dataclasses.replace(found[key], edit=later.edit, out=later.out)
     return found
 
 
@@ -151,6 +154,8 @@ class Convoy:
         self._flights: dict[int, list[Flight]] = {}
         self._done: dict[str, str] = {}
         self.trouble: MigrationError | None = None
+        self.kept_out: list[str] = []
+        self.unasked: list[str] = []
 
     @property
     def done(self) -> list[str]:
@@ -270,11 +275,21 @@ class Convoy:
         }
         self.bring_back(lambda one: one.key in keys)
 
-    def bring_back(self, chosen: t.Callable[[Workload], bool], stop: t.Callable[[], str] = lambda: "") -> list[Flight]:
-        """Undo from the state of now what this migration did to the chosen workloads; raises when not all of it could be."""
+    def bring_back(
+        self,
+        chosen: t.Callable[[Workload], bool],
+        stop: t.Callable[[], str] = lambda: "",
+        opt_out: t.Mapping[str, str] | None = None,
+    ) -> list[Flight]:
+        """Undo from the state of now what this migration did to the chosen workloads; raises when not all of it could be.
+
+        :arg opt_out: labels for workloads whose pods the target would take without its label, too. They keep them, and stay in
+            the journal, until an undo after the cluster has left the target.
+        """
         seen = survey(read(self._cluster, self._scope.namespaces), dataclasses.replace(self._scope, selector=()))
         back, refused, over = _inject.returns(seen, originals_of(self._journal, self._scope.trail), ())
-        flights = self.flights_back([item for item in back if chosen(item.workload)])
+        items = self._rehearsed([item for item in back if chosen(item.workload)], opt_out or {})
+        flights = self.flights_back(items)
         stopped = ""
         while any(one.state in (QUEUED, ROLLING) for one in flights):
             stopped = stopped or stop()
@@ -283,12 +298,38 @@ class Convoy:
             self._fleet.tick(flights, hold=bool(stopped) or self._paused())
             self._say(f"back: {sum(1 for one in flights if one.state == DONE)} of {len(flights)}")
         ended = [one for one in flights if one.state == DONE]
-        keys = [_inject.journal_key(one.workload) for one in ended]
+        self.kept_out = sorted(one.workload.place for one in ended if one.original is not None and one.original.out)
+        keys = [_inject.journal_key(one.workload) for one in ended if one.workload.place not in self.kept_out]
         keys += [key for key in over if any(key == _inject.journal_key(one) and chosen(one) for one in seen.workloads)]
-        self._journal.forget_keys([*keys, *(key + _BACK for key in keys)])
+        self._journal.forget_keys([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
         self._done.update({one.workload.place: "is back" for one in ended})
         self._check(flights, [(one, why) for one, why in refused if chosen(one)], stopped)
         return flights
+
+    def _rehearsed(self, items: list[Return], opt_out: t.Mapping[str, str]) -> list[Return]:
+        """The same, with the labels that keep pods out where the target would take them all. Raises before anything restarts."""
+        proxies, plain = self._scope.proxies, [dataclasses.replace(one, original=_inject.inward(one.original)) for one in items]
+        wrong, self.unasked = _rehearsal.rehearse_back(self._cluster, [_edit(one) for one in plain], proxies)
+        taken = {one.workload.namespace for one in plain} & set(wrong)
+        if not taken:
+            return plain
+        outside = [
+            dataclasses.replace(one, original=_inject.kept_out(one.workload, one.original, opt_out))
+            if one.workload.namespace in taken
+            else one
+            for one in plain
+        ]
+        edits = [_edit(dataclasses.replace(one, original=_inject.outward(one.original))) for one in outside]
+        still, _unasked = _rehearsal.rehearse_back(self._cluster, edits, proxies) if opt_out else (wrong, [])
+        if still:
+            raise MigrationError(
+                "The workloads would not get their old sidecars, so none of them is restarted",
+                where=self._cluster.name,
+                why="in a dry run: " + "; ".join(list(still.values())[:_MOST]),
+                todo="look at the injection webhooks of both meshes and at the labels of the namespaces; then run again",
+                not_done=[one.workload.place for one in items],
+            )
+        return outside
 
     def _check(self, flights: t.Sequence[Flight], refused: t.Sequence[tuple[Workload, str]], stopped: str) -> None:
         bad = [f"{one.workload.place}: {one.reason or stopped or one.state}" for one in flights if one.state != DONE]
@@ -310,6 +351,9 @@ class Convoy:
             if one.guard is not None and known.guard is None:
                 known = dataclasses.replace(known, guard=one.guard, unavailable=one.manners.raw)
                 guards[_inject.journal_key(one) + _BACK] = known.as_value()
+            if known.out:
+                guards[_inject.journal_key(one) + _OUT] = known.as_value()
+                known = _inject.outward(known)
             before, after = _inject.shown(one, known)
             change = Change("relabel", _inject.target_name(one), after, before, f"back from wave {known.wave}")
             patch = None if _inject.undone(one, known) else _inject.backward(one, known)
@@ -336,3 +380,7 @@ def _other_wish(one: Workload) -> MigrationError:
         why="the journal remembers an edit of this migration that is not the one that is asked for now",
         todo="take it back first (state: restored), then move it with the new labels",
     )
+
+
+def _edit(item: Return) -> tuple[Workload, Wish]:
+    return item.workload, Wish(item.original.before("labels"), item.original.before("annotations"))

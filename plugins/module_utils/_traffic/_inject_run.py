@@ -31,6 +31,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import (
     RESTART,
     Scope,
+    Survey,
     Wish,
     Workload,
     read,
@@ -100,6 +101,7 @@ class Wanted:
     undo: tuple[str, ...] | None
     trust: str = "none"
     trust_sample: int = 10
+    opt_out: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
@@ -160,6 +162,7 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
         tuple(params["undo_waves"]) if back else None,
         "none" if again else params["trust"],
         params["trust_sample"],
+        {key: value for key, value in _texts(params["opt_out"], "opt_out").items() if value is not None} if back else {},
     )
 
 
@@ -410,6 +413,12 @@ def _restart(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
 
 
 def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
+    known = originals_of(world.journal, wanted.scope.trail)
+    if not known:  # nothing was moved: nothing is read, and no right to read it is needed
+        return Outcome(Plan(), {**result_of(Present(Survey([], []), [], [], {}), world.journal), "kept_out": []})
+    if not wanted.scope.namespaces:
+        places = tuple(sorted({key.split("/")[1] for key in known}))
+        wanted = dataclasses.replace(wanted, scope=dataclasses.replace(wanted.scope, namespaces=places))
     present = observe(world.cluster, wanted, world.journal)
     whole = survey(read(world.cluster, wanted.scope.namespaces), dataclasses.replace(wanted.scope, selector=()))
     chosen = {one.key for one in present.survey.workloads}
@@ -418,7 +427,7 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     planned = _inject.plan_back(back)
     warnings = [f"{one.place} is not taken back: {why}" for one, why in refused][:_MOST]
     if check_mode or not (back or _over):
-        return Outcome(planned, result_of(present, world.journal), warnings)
+        return Outcome(planned, {**result_of(present, world.journal), "kept_out": []}, warnings)
     orders = Orders(world.cluster, world.journal)
     progress = Progress(world.journal.directory, world.journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, world.journal, world.clock)
@@ -431,7 +440,7 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     try:
         with interruptible() as flag:
             interrupted = Interrupted(flag, os.environ.get(CONTROLLER_ENV))
-            convoy.bring_back(lambda one: one.key in keys, lambda: interrupted() or orders.stopped())
+            convoy.bring_back(lambda one: one.key in keys, lambda: interrupted() or orders.stopped(), wanted.opt_out)
     except MigrationError as error:
         problem = error
     finally:
@@ -439,4 +448,11 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
         progress.event("end", text="restored" if problem is None else problem.what)
         progress.close()
     after = observe(world.cluster, wanted, world.journal)
-    return Outcome(verify(present, after, "back in the source mesh"), result_of(after, world.journal), warnings, problem)
+    if convoy.kept_out:
+        labels = ", ".join(f"{key}: {value}" for key, value in sorted(wanted.opt_out.items()))
+        warnings.append(
+            f"{len(convoy.kept_out)} workloads have the label {labels}, without which the target would take them; when the "
+            "cluster has left the target, run again with state: restored, and they are as before"
+        )
+    result = {**result_of(after, world.journal), "kept_out": convoy.kept_out}
+    return Outcome(verify(present, after, "back in the source mesh"), result, [*warnings, *convoy.unasked], problem)

@@ -126,6 +126,12 @@ def test_only_what_this_migration_added_is_taken_out_again(bench: Bench) -> None
     bench.run("asm_cluster", **wanted)
     assert bench.run("asm_cluster", state="restored", **wanted)["cluster"]["state"] == "absent"
     assert bench.writes == ["AddClusterIntoServiceMesh", "RemoveClusterFromServiceMesh"]
+    # The journal knows which cluster that is, and when it knows none, ASM is not even asked.
+    bench.run("asm_cluster", **wanted)
+    unnamed = {"mesh_id": "", "source": wanted["source"]}
+    assert bench.run("asm_cluster", state="restored", **unnamed)["cluster"] == {"id": CLUSTER, "state": "absent"}
+    over = bench.run("asm_cluster", state="restored", **unnamed)
+    assert (over["changed"], over["mesh"], over["cluster"]) == (False, {}, {})
     bench.run("asm_cluster", migration="other", **wanted)
     assert bench.run("asm_cluster", state="restored", **wanted)["cluster"]["state"] == "running"
 

@@ -32,6 +32,7 @@ OPTIONS: Object = {
     "target_proxy": {},
     "waves": [1, "100%"],
     "undo_waves": [],
+    "opt_out": {LABEL: "false"},
     "concurrency": 25,
     "hold": 5.0,
     "max_hold": None,
@@ -75,6 +76,8 @@ class Api:
         self.refuse: dict[str, MigrationError] = {}
         self.on_call: t.Callable[[str], None] = lambda _what: None
         self.injects = True
+        self.takes_all = False  # the target injects every pod that does not opt out
+        self.source_injects = True
         self.prepared = False  # Istio's new sidecars take the trust of two meshes
         self.wrong: set[str] = set()
         self._numbers = 0
@@ -189,7 +192,7 @@ class Api:
         if kind == "Deployment":
             labels["pod-template-hash"] = digest
             owner = {"kind": "ReplicaSet", "name": f"{meta['name']}-{digest}", "controller": True}
-        new = labels.get(LABEL) == "true" and meta["name"] not in self.wrong
+        new = self._new(labels) and meta["name"] not in self.wrong
         status: Object = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]}
         if not ready:
             status["containerStatuses"] = [{"name": "app", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}]
@@ -208,6 +211,9 @@ class Api:
                 "status": status,
             }
         )
+
+    def _new(self, labels: Object) -> bool:
+        return labels.get(LABEL) == "true" or (self.takes_all and labels.get(LABEL) != "false")
 
     def _drop(self, pod: Object) -> None:
         del self.items["Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]]
@@ -283,8 +289,9 @@ class Api:
     def create(self, kind: Kind, body: Object, *, dry_run: bool = False, **_more: t.Any) -> Object:
         self._called(f"{'rehearse' if dry_run else 'create'} {kind.kind}")
         if dry_run:
-            new = body["metadata"]["labels"].get(LABEL) == "true" and self.injects
-            return {**copy.deepcopy(body), "spec": {"containers": [proxy(new, agent=self.prepared)]}}
+            new = self._new(body["metadata"]["labels"]) and self.injects
+            containers = [proxy(new, agent=self.prepared)] if new or self.source_injects else []
+            return {**copy.deepcopy(body), "spec": {"containers": containers}}
         return self.add(copy.deepcopy(body))
 
     def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "") -> None:
