@@ -13,10 +13,11 @@ from pathlib import Path
 
 from lab.bench import Figure, at_most, backup, config
 from lab.bench.shift import p5
+from lab.bench.swap import p3
 from lab.demo.stage import ROOT
 from lab.state import Lab, LabError
 
-KNOWN = ("P1", "P2", "P5", "P7", "P8")
+KNOWN = ("P1", "P2", "P3", "P5", "P7", "P8")
 ON_DEMAND = ("GROWTH",)  # P1 and P2 at 500, 5,000 and 50,000 objects: a quarter of an hour
 
 
@@ -57,7 +58,7 @@ def main() -> int:
         lab_command("down")
         figures += backup.measured(lab, wanted, say)
         figures += config.measured(lab, wanted, say)
-        if {"P5", "P8"} & set(wanted):
+        if {"P3", "P5", "P8"} & set(wanted):
             lab_command("up")
             lab = Lab.current()
         if "P8" in wanted:
@@ -67,6 +68,8 @@ def main() -> int:
             figures += p8(lab)
         if "P5" in wanted:
             figures += p5(lab, say)
+        if "P3" in wanted:
+            figures += p3(lab, say)
     except LabError as error:
         say(f"bench: {error}")
         return 1

@@ -136,7 +136,7 @@ class Bench:
         self.cluster = Cluster(lab, name, index)
         self.folder = lab.dir / f"bench-{name}"
         self.near = self.kubeconfig = self.cluster.kubeconfig
-        self.env = {**os.environ, "HOME": str(self.folder), "PYTHONPATH": str(_collections(self.folder))}
+        self.env = {**os.environ, "HOME": str(self.folder), "PYTHONPATH": str(collections(self.folder))}
         # Installed Python has its bytecode; the first turn makes it, and the best turn counts.
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)
         self.env["PYTHONPYCACHEPREFIX"] = str(self.folder / "bytecode")
@@ -213,7 +213,7 @@ class Bench:
         shutil.rmtree(self.cluster.dir, ignore_errors=True)
 
 
-def _collections(folder: Path) -> Path:
+def collections(folder: Path) -> Path:
     """The collection below its name."""
     place = folder / "collections" / "ansible_collections" / "servicemesh"
     place.mkdir(parents=True, exist_ok=True)
