@@ -42,6 +42,14 @@ options:
     description:
       - The id of the ACK cluster, as for M(servicemesh.migration.asm_gateway).
     type: str
+  workloads:
+    description:
+      - Also check what a move of workloads needs. The versions of Kubernetes and Istio, namespaces that are injected by revision,
+        quotas that leave no room for one more pod, EnvoyFilters, Istio's root certificate, and all of Istio's configuration
+        instead of the gateways' alone. Which workload would not move, and why, says M(servicemesh.migration.sidecar_inject)
+        in check mode.
+    type: bool
+    default: false
   fail_on:
     description:
       - From which severity on a finding makes the module fail.
@@ -148,6 +156,7 @@ def main() -> None:
             "steps": {"type": "list", "elements": "raw", "default": [1]},
             "ccm_version": {"type": "str", "default": ""},
             "cluster_id": {"type": "str"},
+            "workloads": {"type": "bool", "default": False},
             "fail_on": {"type": "str", "choices": ["error", "warning", "never"], "default": "error"},
         },
         supports_check_mode=True,

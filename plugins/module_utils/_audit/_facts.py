@@ -11,6 +11,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._finding import FactMissing, Finding
+from ansible_collections.servicemesh.migration.plugins.module_utils._audit._workload_facts import WorkloadFacts, read_workloads
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb import Clb, Health
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
@@ -71,6 +72,7 @@ class Facts:
     originals: dict[str, t.Any] = dataclasses.field(default_factory=dict)
     config: ConfigPlan | None = None
     secrets: list[Object] | None = None
+    workloads: WorkloadFacts | None = None
     problems: list[Finding] = dataclasses.field(default_factory=list)
 
     def need(self, part: str) -> t.Any:
@@ -130,6 +132,8 @@ def read(params: t.Mapping[str, t.Any]) -> Facts:
         "ccm-version": lambda: _ccm(facts, source),
         "target-gateway": lambda: _gateways(facts, source, target, clb),
     }
+    if params.get("workloads"):
+        jobs["workloads"] = lambda: setattr(facts, "workloads", read_workloads(source))
     if journal is not None:
         known = journal
         jobs["mesh-config"] = lambda: _config(facts, source, target, known)
@@ -181,7 +185,8 @@ def _gateways(facts: Facts, source: Cluster, target: Cluster, clb: Clb) -> None:
 def _config(facts: Facts, source: Cluster, target: Cluster, journal: Journal) -> None:
     gateways = facts.options["gateways"]
     seen = _config_run.observe(source, target)
-    selected = select(seen.source, _config_run.workloads(source, gateways, journal, {}))
+    scope = "all" if facts.options.get("workloads") else "gateway"
+    selected = select(seen.source, _config_run.workloads(source, gateways, journal, {}), scope=scope)
     migration = facts.options["migration"]
     facts.config = plan_present(selected, seen.target, seen.kinds, migration=migration, target_namespaces=seen.namespaces)
     facts.secrets = _config_run.credentials(source, selected, gateways)

@@ -12,6 +12,7 @@ import typing as t
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._checks import CHECKS
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._facts import read
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._finding import SEVERITIES, run_checks
+from ansible_collections.servicemesh.migration.plugins.module_utils._audit._workload_checks import WORKLOAD_CHECKS
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import check_input
@@ -29,7 +30,8 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
             raise InputError("A step has no share", where="the option steps", why=str(step), todo="give each step a share")
         parse_share(step["share"] if isinstance(step, t.Mapping) else step)
     facts = read(params)
-    report = run_checks(CHECKS, facts, facts.problems)
+    checks = {**CHECKS, **(WORKLOAD_CHECKS if params.get("workloads") else {})}
+    report = run_checks(checks, facts, facts.problems)
     result = {
         "findings": [item.as_dict() for item in report.findings],
         "passed": report.passed,
