@@ -18,7 +18,7 @@ from lab.demo import evidence
 from lab.demo.stage import Stage, differences, sequence
 
 SHIFT = ("--skip-tags", "finish")
-FEW = 4
+FEW, SPREAD = 4, 3
 
 
 def lines(stage: Stage) -> int:
@@ -93,8 +93,10 @@ def test_killed_anywhere_it_goes_on_and_goes_back(stage: Stage) -> None:
                 file = stage.traffic(200, 900)
                 stage.journal.unlink()
                 stage.forget_mirror()
-                assert run_and_kill(stage, "ack_to_asm", at, *SHIFT), f"{place}: never reached"
+                reached = run_and_kill(stage, "ack_to_asm", at, *SHIFT)
                 killed = lines(stage)
+                # a run may write a line or two less than the undisturbed one, so the last points may not come
+                assert reached or killed >= whole - SPREAD, f"{place}: never reached, it ended with {killed} lines"
                 if again:
                     end(stage, "ack_to_asm", *SHIFT)
                     left = stage.comparable(there, stage.world())
@@ -102,7 +104,7 @@ def test_killed_anywhere_it_goes_on_and_goes_back(stage: Stage) -> None:
                     run_and_kill(stage, "ack_to_asm_rollback", lines(stage) + 1 + at % back)
                 end(stage, "ack_to_asm_rollback")
                 same(origin, stage.world(), f"{place} and taken back")
-                report.append(f"{at}{' again' if again else ''} (died at {killed})")
+                report.append(f"{at}{' again' if again else ''} ({'died' if reached else 'ended'} at {killed})")
     finally:
         count()
         print(f"{len(report)} kills of {', '.join(report)}; {sent} requests, {failed} failed")
