@@ -33,6 +33,7 @@ CLOUD = {
 CLUSTER = {"host": NOWHERE, "api_key": "token-of-nobody", "request_timeout": 2}
 EVERYTHING = {"source": CLUSTER, "target": CLUSTER, "alibaba": CLOUD, "gateways": GATEWAYS, "migration": "shop"}
 ROUTE = {"namespace": "shop", "name": "out", "source": {"host": "old"}, "target": {"host": "new"}}
+VM = {"name": "forecast", "namespace": "vmns", "ports": [{"port": 8080}]}
 MODULES: dict[str, dict[str, Any]] = {
     "clb_info": {"source": CLUSTER, "alibaba": CLOUD, "gateways": GATEWAYS},
     "clb_reuse": {},
@@ -45,6 +46,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "route_weight": {"routes": [ROUTE], "gates": [], "allow_without_gates": True},
     "migration_preflight": {"steps": [1, 100]},
     "traffic_shift": {"steps": [1, 100], "gates": [], "allow_without_gates": True},
+    "vm_service": {"services": [VM]},
 }
 
 #: Options of EVERYTHING that a module does not have.
@@ -52,6 +54,7 @@ UNKNOWN = {
     "clb_info": ("migration", "state_dir", "target"),
     "istio_uninstall": ("alibaba", "gateways"),
     "route_weight": ("alibaba", "gateways"),
+    "vm_service": ("alibaba", "gateways"),
 }
 
 
@@ -165,6 +168,10 @@ def test_a_kubeconfig_that_cannot_be_used(
         ("route_weight", {"objects": [{"mesh": "target", "definition": {"kind": "Secret"}}]}, "not whole"),
         ("istio_uninstall", {"quiet_seconds": -1}, "quiet_seconds"),
         ("istio_uninstall", {"dormant": "perhaps"}, "dormant"),
+        ("vm_service", {"services": []}, "services is empty"),
+        ("vm_service", {"services": [VM, VM]}, "vmns/forecast is there twice"),
+        ("vm_service", {"services": [{**VM, "weights": {"v1": "most"}}]}, "Weights are whole numbers"),
+        ("vm_service", {"settle_seconds": -1}, "settle_seconds"),
     ],
 )
 def test_values_that_cannot_be_right(
