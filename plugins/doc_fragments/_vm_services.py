@@ -38,8 +38,8 @@ options:
         default: made
       registry:
         description:
-          - How the service gets its name. V(service) makes a Service of Kubernetes, which chooses VMs as it chooses pods. Pods and
-            VMs without DNS capture can resolve its name then.
+          - How the service gets its name. V(service) makes a Service of Kubernetes, which chooses VMs as it chooses pods. Pods
+            and VMs without DNS capture can resolve its name then.
           - V(service_entry) makes a ServiceEntry. V(both) makes both, for meshes whose istiod does not let Services choose VMs.
         type: str
         choices: [service, service_entry, both]
@@ -125,8 +125,8 @@ options:
             type: dict
           state:
             description:
-              - V(absent) takes this VM out of the service. An entry that istiod made goes when its proxy is gone; while the proxy is
-                connected this is a conflict.
+              - V(absent) takes this VM out of the service. An entry that istiod made goes when its proxy is gone; while the proxy
+                is connected this is a conflict.
             type: str
             choices: [present, absent]
             default: present
@@ -197,7 +197,7 @@ options:
             type: int
       subsets:
         description:
-          - Groups of its VMs by labels, like its versions. The first one gets all requests when there are no O(services[].weights).
+          - Groups of its VMs by labels, like its versions. The first one gets all requests without O(services[].weights).
         type: list
         elements: dict
         default: []
@@ -230,8 +230,8 @@ options:
       virtual_service:
         description:
           - Name of the VirtualService. The name of the service by default.
-          - When one of this name is there and is not ours, weights, canaries, faults and gateways are put into it, and it gets its
-            old spec back when none of them is wished any more.
+          - When one of this name is there and is not ours, weights, canaries, faults and gateways are put into it, and it gets
+            its old spec back when none of them is wished any more.
         type: str
       weights:
         description:
@@ -300,8 +300,8 @@ options:
                 default: 100
       gateways:
         description:
-          - Gateways through which the service is reached from outside. The VirtualService becomes one that others delegate to, with a
-            VirtualService for the mesh and one for each gateway in front of it.
+          - Gateways through which the service is reached from outside. The VirtualService becomes one that others delegate to,
+            with a VirtualService for the mesh and one for each gateway in front of it.
         type: list
         elements: dict
         default: []

@@ -12,6 +12,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 
 F = t.TypeVar("F")
 SEVERITIES = ("error", "warning", "info")
@@ -73,3 +74,27 @@ def run_checks(checks: t.Mapping[str, Check[F]], facts: F, first: t.Sequence[Fin
             passed.append(name)
     found.sort(key=lambda item: (SEVERITIES.index(item.severity), item.id, item.subject, item.message))
     return Report(list(dict.fromkeys(found)), passed, skipped)
+
+
+def judged(report: Report, least: str, what: str) -> Outcome:
+    """What a preflight answers. :arg least: ``error``, ``warning`` or ``never``: from which severity on it fails."""
+    result = {
+        "findings": [item.as_dict() for item in report.findings],
+        "passed": report.passed,
+        "skipped": report.skipped,
+        "summary": report.summary,
+    }
+    outcome = Outcome(result=result)
+    bad = [item for item in report.findings if least != "never" and SEVERITIES.index(item.severity) <= SEVERITIES.index(least)]
+    if bad:
+        lines = [f"{item.severity} {item.id}: {item.subject}: {item.message}" for item in bad]
+        more = f"; and {len(lines) - 8} more (see findings)" if len(lines) > 8 else ""
+        outcome.failed = MigrationError(
+            f"{len(bad)} findings stand against {what}",
+            where=bad[0].subject,
+            why="; ".join(lines[:8]) + more,
+            todo=bad[0].hint or "mend what is found, and run again",
+        )
+    else:
+        outcome.warnings = [f"{item.id}: {item.subject}: {item.message}" for item in report.of("warning")]
+    return outcome

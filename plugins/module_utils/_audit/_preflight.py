@@ -11,9 +11,9 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._checks import CHECKS
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._facts import read
-from ansible_collections.servicemesh.migration.plugins.module_utils._audit._finding import SEVERITIES, run_checks
+from ansible_collections.servicemesh.migration.plugins.module_utils._audit._finding import judged, run_checks
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._workload_checks import WORKLOAD_CHECKS
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import check_input
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import pairs_of
@@ -31,25 +31,4 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
         parse_share(step["share"] if isinstance(step, t.Mapping) else step)
     facts = read(params)
     checks = {**CHECKS, **(WORKLOAD_CHECKS if params.get("workloads") else {})}
-    report = run_checks(checks, facts, facts.problems)
-    result = {
-        "findings": [item.as_dict() for item in report.findings],
-        "passed": report.passed,
-        "skipped": report.skipped,
-        "summary": report.summary,
-    }
-    outcome = Outcome(result=result)
-    least = params["fail_on"]
-    bad = [item for item in report.findings if least != "never" and SEVERITIES.index(item.severity) <= SEVERITIES.index(least)]
-    if bad:
-        lines = [f"{item.severity} {item.id}: {item.subject}: {item.message}" for item in bad]
-        more = f"; and {len(lines) - 8} more (see findings)" if len(lines) > 8 else ""
-        outcome.failed = MigrationError(
-            f"{len(bad)} findings stand against this migration",
-            where=bad[0].subject,
-            why="; ".join(lines[:8]) + more,
-            todo=bad[0].hint or "mend what is found, and run again",
-        )
-    else:
-        outcome.warnings = [f"{item.id}: {item.subject}: {item.message}" for item in report.of("warning")]
-    return outcome
+    return judged(run_checks(checks, facts, facts.problems), params["fail_on"], "this migration")
