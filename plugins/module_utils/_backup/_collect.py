@@ -222,11 +222,11 @@ class Collector:
         if namespace:
             self.references.namespaces.add(namespace)
         try:
-            text = _yaml.dump(_scope.clean(obj))
+            text, marked = _yaml.marked(_scope.clean(obj))
         except ValueError:
-            text = ""  # the writer says what is wrong with it
+            text, marked = "", True  # the writer says what is wrong with it
         secret = self.encrypt == "all"
-        if not secret and _scope.may_hold_secret(obj["kind"], text):
+        if not secret and _scope.may_hold_secret(obj["kind"], text, marked):
             secret = self.encrypt == "secrets"
             if not secret:
                 self.exposed.append(f"{namespace or ''}/{obj['kind']}/{meta['name']}")

@@ -12,6 +12,7 @@ import fnmatch
 import re
 import typing as t
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _yaml
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
@@ -121,6 +122,8 @@ class References:
         self.accounts: set[tuple[str, str]] = set()
         # labels that choose pods, by namespace; "" is any namespace
         self.selectors: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+        # the same by one of their labels: an object is asked about those that have one of its own
+        self._by_label: dict[tuple[str, str], list[tuple[str, frozenset[tuple[str, str]]]]] = {}
         self.namespaces: set[str] = set()
         self._known: set[tuple[str, str]] = set()
 
@@ -150,7 +153,15 @@ class References:
 
     def _select(self, namespace: str, labels: t.Any) -> None:
         if isinstance(labels, dict) and labels:
-            self.selectors.add((namespace, frozenset((str(key), str(value)) for key, value in labels.items())))
+            chosen = namespace, frozenset((str(key), str(value)) for key, value in labels.items())
+            if chosen not in self.selectors:
+                self.selectors.add(chosen)
+                self._by_label.setdefault(min(chosen[1]), []).append(chosen)
+
+    def _chooses(self, namespace: str, labels: t.AbstractSet[tuple[str, str]]) -> bool:
+        """Whether something that went by chooses pods with these labels."""
+        near = (chosen for label in labels for chosen in self._by_label.get(label, ()))
+        return any(place in ("", namespace) and chosen <= labels for place, chosen in near)
 
     def _routes(self, spec: Object, namespace: str) -> None:
         """The hosts of a VirtualService. There are many of these, so only the places where a host can be are looked at."""
@@ -214,23 +225,19 @@ class References:
         spec = obj.get("spec") or {}
         if kind == SERVICE:
             selector = spec.get("selector") or {}
-            wanted = (namespace, name) in self.services or self._chooses_the_same(namespace, selector)
+            # a gateway's Service chooses by labels that a Gateway chooses by, too
+            wanted = (namespace, name) in self.services or self._chooses(namespace, set(selector.items()))
             if wanted and selector:
                 self._select(namespace, selector)
             return wanted
         template = spec.get("template") or {}
         labels = (template.get("metadata") or {}).get("labels") or {}
         pairs = {(str(key), str(value)) for key, value in labels.items()}
-        wanted = any(place in ("", namespace) and chosen <= pairs for place, chosen in self.selectors) or _injected(template)
+        wanted = self._chooses(namespace, pairs) or _injected(template)
         if wanted:
             pod = template.get("spec") or {}
             self.accounts.add((namespace, pod.get("serviceAccountName") or pod.get("serviceAccount") or "default"))
         return wanted
-
-    def _chooses_the_same(self, namespace: str, selector: t.Mapping[str, str]) -> bool:
-        """A gateway's Service: it chooses by labels that a Gateway chooses by, too."""
-        pairs = frozenset(selector.items())
-        return bool(pairs) and any(place in ("", namespace) and (chosen <= pairs) for place, chosen in self.selectors)
 
 
 def _injected(template: t.Mapping[str, t.Any]) -> bool:
@@ -247,14 +254,18 @@ _WORDS = re.compile(
     r"passw|secret|token|api[-_]?key|access[-_]?key|private|bearer|authorization:|-----begin|eyj[a-z0-9_-]{12,}\.|://[^/\s:@\"]+:[^/\s@\"]+@",
     re.I,
 )
-_QUICK = ("pass", "secret", "token", "key", "private", "bearer", "authorization:", "-----", "eyj", "@")
 
 
-def may_hold_secret(kind: str, text: str) -> bool:
-    """Whether the text of an object looks as if somebody wrote a secret into it. Too often yes rather than once no."""
+def may_hold_secret(kind: str, text: str, marked: bool | None = None) -> bool:
+    """Whether the text of an object looks as if somebody wrote a secret into it. Too often yes rather than once no.
+
+    :arg marked: what ``_yaml.marked`` said of it, if it was asked.
+    """
     if kind in _FREE:
         return True
     if kind == CRD.kind:  # it describes fields, in many words, and holds no values
         return False
+    if marked is False:
+        return False
     low = text.lower()
-    return any(word in low for word in _QUICK) and _WORDS.search(low) is not None
+    return (marked or any(word in low for word in _yaml.MARKED)) and _WORDS.search(low) is not None

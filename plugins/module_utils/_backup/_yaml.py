@@ -25,75 +25,106 @@ _LITERAL = re.compile(f"[^\\s\x00-\x1f{_NO}][^\x00-\x08\x0a-\x1f{_NO}]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<real>\.[0-9]+(?:e[+-][0-9]+)?)?")
 _CACHE = 50_000
 
-_seen: dict[str, str] = {}
-# By what stands before a mapping's first key: its keys as they come -> sorted, each with its text.
-_orders: dict[str, dict[tuple[str, ...], list[tuple[str, str]]]] = {}
+_seen: dict[str, str] = {}  # texts that have none of MARKED in them
+# What `_rows` made, by the keys as they come, at one place of a document.
+_Shapes = dict[tuple[str, ...], "_Rows"]
+# A key, what stands before its value and before one in the same line, the _Shapes of a mapping and of a list's mappings below.
+_Rows = tuple[tuple[str, str, str, t.Any, t.Any], ...]
+_top: _Shapes = {}
+_shapes = [0]  # how many there are
 _pairs: dict[str, tuple[str, t.Any]] = {}  # lines of mappings that were there before, without their indent
 _SIMPLE = frozenset((str, int, float, bool, type(None)))
 _read: dict[str, t.Any] = {"true": True, "false": False, "null": None, "{}": {}, "[]": []}
 
 
+# Near them a secret may be. `marked` tells whether one of them is in a text: nearly for nothing, because most texts come again.
+MARKED = ("pass", "secret", "token", "key", "private", "bearer", "authorization:", "-----", "eyj", "@")
+
+
 def dump(value: t.Mapping[str, t.Any]) -> str:
     """The canonical text of a mapping of plain JSON data. Raises ValueError for anything else."""
+    return marked(value)[0]
+
+
+def marked(value: t.Mapping[str, t.Any]) -> tuple[str, bool]:
+    """As `dump`, and whether a word of MARKED may be in it, in small or large letters. Never no when it is."""
     if not value:
-        return "{}\n"
-    out: list[str] = []
-    _mapping(value, "\n", "\n", out)
+        return "{}\n", False
+    out: list[str] = [""]  # the first one is no text: it is set when a word of MARKED went by
+    if _shapes[0] > _CACHE // 10:
+        _top.clear()
+        _shapes[0] = 0
+    _mapping(value, "\n", "\n", _top, out)
     out.append("\n")
-    return "".join(out)[1:]
+    found, out[0] = out[0], ""
+    return "".join(out)[1:], bool(found)
 
 
-def _order(value: t.Mapping[str, t.Any], indent: str, lead: str) -> list[tuple[str, str]]:
+def _is_marked(text: str) -> bool:
+    low = text.lower()
+    return any(word in low for word in MARKED)
+
+
+def _rows(value: t.Mapping[str, t.Any], indent: str, lead: str, known: _Shapes, out: list[str]) -> _Rows:
     """The keys sorted, each with all that stands before its value. Most mappings have the keys of one that was there before."""
-    known, made = _orders.setdefault(lead, {}), []
+    made: list[tuple[str, str, str, _Shapes, _Shapes]] = []
+    odd = False
     for key in sorted(value):
-        made.append((key, f"{lead}{_seen.get(key) or _scalar(key)}:"))
+        before = f"{lead}{_seen.get(key) or _scalar(key, out)}:"
+        odd = odd or _is_marked(f"{key}:")
+        made.append((key, before, before + " ", {}, {}))
         lead = indent
-    if len(known) >= _CACHE // 10:
-        known.clear()
-    known[tuple(value)] = made
-    return made
+    if odd:
+        out[0] = "marked"
+    else:
+        known[tuple(value)] = tuple(made)
+        _shapes[0] += 1
+    return tuple(made)
 
 
-def _mapping(value: t.Mapping[str, t.Any], indent: str, lead: str, out: list[str]) -> None:
+def _mapping(value: t.Mapping[str, t.Any], indent: str, lead: str, known: _Shapes, out: list[str]) -> None:
     """``indent`` begins a line; ``lead`` the first one, which is another one when the mapping is an item of a list."""
-    known = _orders.get(lead)
-    for key, before in (known and known.get(tuple(value))) or _order(value, indent, lead):
+    for key, before, spaced, below, items in known.get(tuple(value)) or _rows(value, indent, lead, known, out):
         item = value[key]
         kind = type(item)
         if kind is str:
-            out.append(f"{before} {_seen.get(item) or _text(item, indent)}")
+            out.append(spaced)
+            out.append(_seen.get(item) or _text(item, indent, out))
         elif kind is dict:
             if item:
                 out.append(before)
                 deeper = indent + "  "
-                _mapping(item, deeper, deeper, out)
+                _mapping(item, deeper, deeper, below, out)
             else:
                 out.append(f"{before} {{}}")
         elif kind is list:
             if item:
                 out.append(before)
-                _sequence(item, indent, indent + "- ", out)
+                _sequence(item, indent, indent + "- ", items, out)
             else:
                 out.append(f"{before} []")
         else:
-            out.append(f"{before} {_other(item)}")
+            out.append(spaced)
+            out.append(_other(item))
 
 
-def _sequence(value: t.Sequence[t.Any], indent: str, lead: str, out: list[str]) -> None:
+def _sequence(value: t.Sequence[t.Any], indent: str, lead: str, known: _Shapes, out: list[str]) -> None:
+    """``known``: of the mappings in it, whose first lines all begin alike."""
+    deeper, next_lead = indent + "  ", indent + "- "
     for item in value:
         kind = type(item)
-        if kind is str:
-            out.append(f"{lead}{_seen.get(item) or _text(item, indent)}")
-        elif kind is dict and item:
-            _mapping(item, indent + "  ", lead, out)
+        if kind is dict and item:
+            # only in a list in a list the first item begins otherwise than the others
+            _mapping(item, deeper, lead, known if lead is next_lead or lead == next_lead else {}, out)
+        elif kind is str:
+            out.append(f"{lead}{_seen.get(item) or _text(item, indent, out)}")
         elif kind is list and item:
-            _sequence(item, indent + "  ", lead + "- ", out)
+            _sequence(item, deeper, lead + "- ", {}, out)
         elif kind is dict or kind is list:
             out.append(f"{lead}{'{}' if kind is dict else '[]'}")
         else:
             out.append(f"{lead}{_other(item)}")
-        lead = indent + "- "
+        lead = next_lead
 
 
 def _other(value: t.Any) -> str:
@@ -111,7 +142,7 @@ def _other(value: t.Any) -> str:
     raise ValueError(f"{type(value).__name__} is no JSON data")
 
 
-def _scalar(text: str) -> str:
+def _scalar(text: str, out: list[str]) -> str:
     """One line: plain when no parser can misread it, else in double quotes as JSON has them."""
     if not isinstance(text, str):
         raise ValueError(f"a key is {type(text).__name__}, not text")
@@ -119,24 +150,28 @@ def _scalar(text: str) -> str:
         made = text
     else:
         made = _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
-    if len(text) < 100:
+    if _is_marked(text):
+        out[0] = "marked"
+    elif len(text) < 100:
         if len(_seen) >= _CACHE:
             _seen.clear()
         _seen[text] = made
     return made
 
 
-def _text(text: str, indent: str) -> str:
+def _text(text: str, indent: str, out: list[str]) -> str:
     """A value: several lines as a literal block where that is exact."""
     body = text[:-1] if text.endswith("\n") else text
     lines = body.split("\n")
     if len(lines) < 2 and body is text:
-        return _scalar(text)
+        return _scalar(text, out)
     if not lines[0] or lines[0][0] == " " or not lines[-1]:
-        return _scalar(text)
+        return _scalar(text, out)
     for line in lines:
         if line and not _LITERAL.fullmatch(line.lstrip(" ")):
-            return _scalar(text)
+            return _scalar(text, out)
+    if _is_marked(text):
+        out[0] = "marked"
     newline = body is not text
     return "".join(["|" if newline else "|-", *(f"{indent}  {line}" if line else "\n" for line in lines)])
 

@@ -10,6 +10,7 @@ Why not its typed clients: they drop fields that they do not know, and a mesh is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
@@ -21,6 +22,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._plain import plain_access
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._wire import Answer, Library, QuietError, Wire, WireError
 
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -50,11 +52,12 @@ class Cluster:
         self._configured: t.Any = None
         self._login: tuple[float, dict[str, str]] = (0.0, {})
         access = plain_access(options, _CONNECTIONS)
+        self._wire: Wire | Library
         if access is not None:
-            self.host, self._pool, self._login = access.host, access.pool, (math.inf, access.headers)
+            self.host, self._wire, self._login = access.host, access.wire, (math.inf, access.headers)
         else:
             self.host = str(self.configuration.host).rstrip("/")
-            self._pool = _pool(self.configuration)
+            self._wire = Library(self.host, _pool(self.configuration))
         self._discovered: dict[str, list[Object]] = {}
         self._wanted_uid = options.get("cluster_uid")
         self._uid: str | None = None
@@ -169,40 +172,30 @@ class Cluster:
         found = self._call("GET", "/apis", where=self.where()).get("groups") or []
         return [str(group["name"]) for group in found]
 
-    def watch(self, kind: Kind, version: str, *, seconds: int, quiet: float | None) -> t.Any:
-        """urllib3's response to a watch on metadata after a resourceVersion. The API server ends it after ``seconds``; reading
-        raises its ReadTimeoutError when nothing comes for ``quiet`` seconds."""
-        import urllib3  # pylint: disable=import-outside-toplevel
-
+    def watch(self, kind: Kind, version: str, *, seconds: int, quiet: float | None) -> Answer:
+        """A watch on metadata after a resourceVersion. The API server ends it after ``seconds``; QuietError is raised when
+        nothing comes for ``quiet`` seconds."""
         query = urllib.parse.urlencode({"watch": "1", "resourceVersion": version, "timeoutSeconds": str(seconds)})
         headers = {"Accept": _METADATA, "User-Agent": "servicemesh.migration", **self._auth_headers()}
-        timeout = urllib3.Timeout(connect=self._timeout, read=quiet)
-        return self._pool.request(
-            "GET", f"{self.host}{kind.path()}?{query}", headers=headers, timeout=timeout, retries=False, preload_content=False
-        )
+        return self._wire.watch(f"{kind.path()}?{query}", headers, self._timeout, quiet)
 
     def events_since(self, kind: Kind, version: str, seconds: float = 0.2) -> list[Object]:
         """The watch events after a resourceVersion that are there within ``seconds`` (metadata only).
 
         Raises MigrationError with status 410 when the API server does not remember that far back.
         """
-        import urllib3  # pylint: disable=import-outside-toplevel
-
         data, status = b"", 200
         try:
             answer = self.watch(kind, version, seconds=1, quiet=seconds)
-            try:
-                status = answer.status
-                for part in answer.stream(1 << 16, decode_content=True):
+            status = answer.status
+            with contextlib.closing(answer):
+                for part in answer.stream():
                     data += part
-            except urllib3.exceptions.ReadTimeoutError:
-                pass  # nothing more came
-            answer.close()
-        except urllib3.exceptions.ReadTimeoutError:
-            return []  # the server sends its headers with the first event
-        except urllib3.exceptions.HTTPError as error:
+        except QuietError:
+            pass  # nothing more came, or nothing at all: the server sends its headers with the first event
+        except WireError as error:
             raise MigrationError(
-                f"The API server of {self.name} gave no answer to a watch", where=self.where(kind), why=_reason(error)
+                f"The API server of {self.name} gave no answer to a watch", where=self.where(kind), why=str(error)
             ) from error
         return self.events_of(kind, status, data)
 
@@ -361,28 +354,27 @@ class Cluster:
         query: t.Mapping[str, str] | None,
         accept: str,
     ) -> Object:
-        import urllib3  # pylint: disable=import-outside-toplevel
-
-        url = self.host + path + ("?" + urllib.parse.urlencode(query) if query else "")
+        target = path + ("?" + urllib.parse.urlencode(query) if query else "")
         headers = {"Accept": accept, "User-Agent": "servicemesh.migration", **self._auth_headers()}
         data = None
+        if method == "GET":
+            headers["Accept-Encoding"] = "gzip"  # an API server packs long lists: a tenth of the bytes
         if body is not None:
             headers["Content-Type"] = content
             data = json.dumps(body).encode()
         try:
-            answer = self._pool.request(
-                method, url, body=data, headers=headers, timeout=self._timeout, retries=False, preload_content=True
-            )
-        except urllib3.exceptions.HTTPError as error:
+            status, found = self._wire.request(method, target, headers, data, self._timeout)
+        except WireError as error:
+            why = str(error)
             raise MigrationError(
                 f"The API server of {self.name} gave no answer to {method}",
                 where=f"{where} at {self.host}",
-                why=_reason(error),
+                why=why,
                 todo="check the address, the network and the proxy",
-                transient="certificate" not in _reason(error).lower(),
+                transient="certificate" not in why.lower(),
                 details={"status": 0},
             ) from error
-        return self._read(answer.status, answer.data, method, where)
+        return self._read(status, found, method, where)
 
     def _auth_headers(self) -> dict[str, str]:
         until, headers = self._login
@@ -419,11 +411,6 @@ class Cluster:
             transient=status in _TRANSIENT,
             details={"status": status, "reason": answer.get("reason") if isinstance(answer, dict) else None},
         )
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error)
-    return text.split(">: ", 1)[-1] if ">: " in text else text or type(error).__name__
 
 
 def _configuration(name: str, options: t.Mapping[str, t.Any]) -> t.Any:

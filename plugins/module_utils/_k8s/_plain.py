@@ -18,7 +18,8 @@ import pathlib
 import ssl
 import tempfile
 import typing as t
-import urllib.request
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._wire import Wire
 
 _CLUSTER = frozenset(("server", "certificate-authority", "certificate-authority-data", "extensions"))
 _USER = frozenset(("token", "client-certificate", "client-certificate-data", "client-key", "client-key-data", "extensions"))
@@ -31,18 +32,7 @@ class Access:
 
     host: str
     headers: dict[str, str]
-    pool: t.Any
-
-
-class _Shared(ssl.SSLContext):
-    """One context for all threads. urllib3 sets its protocols anew for every connection, and OpenSSL frees the old list while
-    another thread may be copying it: one handshake in some thousands was garbage (alert decode_error)."""
-
-    fixed = False
-
-    def set_alpn_protocols(self, alpn_protocols: t.Iterable[str]) -> None:
-        if not self.fixed:
-            super().set_alpn_protocols(alpn_protocols)
+    wire: Wire
 
 
 def plain_access(options: t.Mapping[str, t.Any], connections: int) -> Access | None:
@@ -50,7 +40,8 @@ def plain_access(options: t.Mapping[str, t.Any], connections: int) -> Access | N
     path = str(options.get("kubeconfig") or "")
     if not path or os.pathsep in path or any(options.get(name) for name in _OVERRIDES):
         return None
-    if options.get("validate_certs") is not None or urllib.request.getproxies_environment():
+    proxies = any(value and name.lower().endswith("_proxy") for name, value in os.environ.items())
+    if options.get("validate_certs") is not None or proxies:
         return None
     try:
         return _access(pathlib.Path(path).expanduser(), options.get("context"), connections)
@@ -59,7 +50,6 @@ def plain_access(options: t.Mapping[str, t.Any], connections: int) -> Access | N
 
 
 def _access(path: pathlib.Path, context: str | None, connections: int) -> Access | None:
-    import urllib3  # pylint: disable=import-outside-toplevel
     import yaml  # pylint: disable=import-outside-toplevel
 
     config = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -73,9 +63,8 @@ def _access(path: pathlib.Path, context: str | None, connections: int) -> Access
     certificate, key = _content(path, user, "client-certificate"), _content(path, user, "client-key")
     if not authority or bool(certificate) != bool(key):
         return None
-    tls = _Shared(ssl.PROTOCOL_TLS_CLIENT)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.set_alpn_protocols(["http/1.1"])
-    tls.fixed = True
     tls.load_verify_locations(cadata=authority.decode("ascii"))
     if certificate and key:
         with tempfile.TemporaryDirectory() as folder:  # 0700, and gone at once: OpenSSL reads files only
@@ -84,8 +73,7 @@ def _access(path: pathlib.Path, context: str | None, connections: int) -> Access
             file.write_bytes(certificate.rstrip() + b"\n" + key)
             tls.load_cert_chain(str(file))
     headers = {"authorization": f"Bearer {user['token']}"} if user.get("token") else {}
-    pool = urllib3.PoolManager(num_pools=4, maxsize=connections, ssl_context=tls, cert_reqs="CERT_REQUIRED")
-    return Access(server.rstrip("/"), headers, pool)
+    return Access(server.rstrip("/"), headers, Wire(server, tls, connections))
 
 
 def _named(entries: t.Sequence[t.Mapping[str, t.Any]], name: str) -> t.Mapping[str, t.Any]:

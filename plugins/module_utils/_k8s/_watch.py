@@ -8,13 +8,12 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
-import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster, Object
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._wire import Answer
 
 _LASTS = 60  # seconds; a connection that is silent for longer may have been forgotten by something on the way
 
@@ -25,7 +24,7 @@ class Watch:
     def __init__(self, cluster: Cluster, kind: Kind, version: str) -> None:
         self._cluster, self._kind, self._version = cluster, kind, version
         self._began = time.monotonic()
-        self._answer: t.Any = None
+        self._answer: Answer | None = None
         self._data = b""
         self._ended = False
         threading.Thread(target=self._listen, daemon=True).start()
@@ -33,7 +32,7 @@ class Watch:
     def _listen(self) -> None:
         with contextlib.suppress(Exception):  # whatever ended it: ``events`` asks again and tells
             self._answer = self._cluster.watch(self._kind, self._version, seconds=_LASTS, quiet=None)
-            for part in self._answer.stream(1 << 16, decode_content=True):
+            for part in self._answer.stream():
                 self._data += part
         self._ended = True
 
@@ -50,7 +49,5 @@ class Watch:
 
     def close(self) -> None:
         """Let the thread end."""
-        connection = getattr(self._answer, "connection", None)
-        if connection is not None and connection.sock is not None:
-            with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        if self._answer is not None:
+            self._answer.close()

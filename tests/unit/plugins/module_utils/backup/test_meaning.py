@@ -176,6 +176,23 @@ def test_a_route_of_the_gateway_api_leads_to_its_backends() -> None:
     assert references.services == {("shop", "web"), ("other", "far")}
 
 
+def test_a_selector_of_one_namespace_or_of_all_chooses_by_all_its_labels() -> None:
+    references = _scope.References()
+    references.see(obj("AuthorizationPolicy", spec={"selector": {"matchLabels": {"app": "web", "tier": "front"}}}))
+    references.see(obj("Gateway", spec={"selector": {"istio": "ingress"}}))
+
+    def wanted(namespace: str, **labels: str) -> bool:
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": namespace}}
+        return references.wants(_scope.SERVICE, {**service, "spec": {"selector": labels}})
+
+    assert wanted("shop", app="web", tier="front", more="x")
+    assert not wanted("other", app="web", tier="front")
+    assert not wanted("shop", app="web")
+    assert not wanted("shop", tier="front")
+    assert not wanted("shop")
+    assert wanted("other", istio="ingress")
+
+
 @pytest.mark.parametrize(
     "text",
     [

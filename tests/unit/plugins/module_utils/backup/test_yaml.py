@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _yaml
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope, _yaml
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 odd = st.sampled_from(
@@ -70,6 +70,32 @@ def test_both_readers_give_what_was_written(data: dict[str, Any]) -> None:
     assert same(_yaml.parse(written), data)
     assert same(yaml.safe_load(written), data)
     assert _yaml.dump(_yaml.parse(written)) == written
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), value, max_size=3), min_size=2, max_size=4))
+def test_what_was_written_before_changes_nothing(documents: list[dict[str, Any]]) -> None:
+    """The same keys at the same place, once as a mapping, once in a list, once in a list in a list."""
+    for data in documents:
+        wrapped = [{"a": data}, {"a": [data, data]}, {"a": [[data], data, [[data, 1]]]}]
+        assert all(same(yaml.safe_load(_yaml.dump(one)), one) for one in wrapped)
+
+
+word = st.sampled_from(["password", "API_KEY", "Authorization", "eyJhbGciOiJIUzI1NiJ9.e30", "https://u:p@x", "-----BEGIN", "x"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(key | word, value | word | st.builds("{}\n{}".format, text, word), max_size=4))
+def test_a_word_near_a_secret_is_never_overlooked(data: dict[str, Any]) -> None:
+    wrapped = {"kind": "VirtualService", "spec": [data, {"one": data}]}
+    for _ in range(2):  # the second time most of it is known
+        written, marked = _yaml.marked(wrapped)
+        assert written == _yaml.dump(wrapped)
+        assert _scope.may_hold_secret("VirtualService", written, marked) == _scope.may_hold_secret("VirtualService", written)
+
+
+def test_most_objects_need_no_second_look() -> None:
+    assert _yaml.marked({"spec": {"hosts": ["a.example.com"]}})[1] is False
 
 
 def test_people_can_read_it() -> None:
