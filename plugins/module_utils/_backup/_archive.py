@@ -144,7 +144,7 @@ def _check_part(what: str, part: str) -> None:
         raise ValueError(f"its {what} cannot be part of a path")
 
 
-class Writer:
+class Writer(contextlib.AbstractContextManager["Writer"]):
     """Writes an archive under a temporary name beside ``path``; ``close`` gives it its name. Memory does not grow with objects.
 
     :arg path: where the archive is to be; None writes nothing and only counts and hashes (check mode).
@@ -184,9 +184,6 @@ class Writer:
         fd = os.open(self._half, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)  # tells a later run whether the writer of a half file still lives
         return os.fdopen(fd, "w+b")
-
-    def __enter__(self) -> Writer:
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self.abort()
@@ -238,6 +235,11 @@ class Writer:
         self.bytes += len(data)
         return entry
 
+    def holds(self, api_version: str, kind: str, namespace: str, name: str) -> bool:
+        """Whether such an object was added."""
+        ways = ("", self._seal.name if self._seal else "")
+        return any(_short(Entry(api_version, kind, name, "", 0, namespace, sealed=s).path.encode()) in self._keys for s in ways)
+
     @property
     def content_sha256(self) -> str:
         """The same for the same objects."""
@@ -284,7 +286,7 @@ class Writer:
             self._half = None
 
 
-class Reader:
+class Reader(contextlib.AbstractContextManager["Reader"]):
     """A whole, proven archive. Opening reads it twice (1 s for 50,000 objects), and raises ArchiveError with the member's name.
 
     :arg seal: opens encrypted objects; without it they are listed, and ``objects`` gives None for them.
@@ -317,9 +319,6 @@ class Reader:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Reader:
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()

@@ -180,7 +180,7 @@ class Collector:
         count = saved = 0
         try:
             for items in pages:
-                if items and wanted and _name(kind) not in self._watches:
+                if items and _name(kind) not in self._watches:
                     self._watches[_name(kind)] = Watch(self.cluster, kind, pages.version)
                 before = self.writer.bytes
                 for obj in items:
@@ -288,23 +288,33 @@ class Collector:
             )
 
     def _drift(self) -> Object:
-        """Events of every kind since it was read: the backup holds the state before them."""
-
-        def one(entry: Object) -> Object:
-            names = set()
-            for event in self._watches[entry["kind"]].events():
-                meta = event["object"].get("metadata") or {}
-                if not self.scope.namespaces or meta.get("namespace") in (None, *self.scope.namespaces):
-                    names.add(f"{event['type'].lower()} {meta.get('namespace') or ''}/{meta.get('name')}")
-            return {"kind": entry["kind"], "changes": sorted(names)}
-
-        watched = [entry for entry in self.lists if entry["kind"] in self._watches]
+        """What happened to every kind since it was read: the backup holds the state before."""
+        empty = [entry for entry in self.lists if not entry["listed"] and entry["mode"] == "all"]
+        watched = [entry for entry in self.lists if entry["kind"] in self._watches] + empty
         found: Object = {"changes": 0, "kinds": [], "unknown": []}
-        for answer in each(watched, one, workers=16):
+        for answer in each(watched, self._changes, workers=4):
             if answer.error is not None:
                 found["unknown"].append(answer.item["kind"])
-            elif answer.value and answer.value["changes"]:
-                changes = answer.value["changes"]
-                found["changes"] += len(changes)
-                found["kinds"].append({**answer.value, "changes": changes[:_NAMES], "count": len(changes)})
+            elif answer.value:
+                found["changes"] += len(answer.value)
+                entry = {"kind": answer.item["kind"], "changes": answer.value[:_NAMES], "count": len(answer.value)}
+                found["kinds"].append(entry)
         return found
+
+    def _changes(self, entry: Object) -> list[str]:
+        """The events of a kind; of one that was empty, what is there now. Of a kind of which only what others refer to is saved,
+        a change of something that is not saved is none."""
+        kind, watch = self._kinds[entry["kind"]], self._watches.get(entry["kind"])
+        if watch is not None:
+            events = [(event["type"].lower(), event["object"].get("metadata") or {}) for event in watch.events()]
+        else:
+            items = self.cluster.page(kind, limit=PAGE).get("items") or []
+            events = [("added", item["metadata"]) for item in items]
+        names = set()
+        for what, meta in events:
+            namespace, name = meta.get("namespace"), meta.get("name") or ""
+            if self.scope.namespaces and namespace not in (None, *self.scope.namespaces):
+                continue
+            if entry["mode"] == "all" or self.writer.holds(kind.api_version, kind.kind, namespace or "", name):
+                names.add(f"{what} {namespace or ''}/{name}")
+        return sorted(names)

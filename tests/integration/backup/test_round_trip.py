@@ -14,6 +14,7 @@ import yaml
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._collect import Collector
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS as ISTIO
@@ -285,8 +286,8 @@ def test_without_the_key_it_is_told_and_nothing_is_written(source: World, tmp_pa
 
 
 def test_a_change_while_the_backup_runs_is_told(source: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(source, vs("a"), vs("b"), service("web"))
-    see = _scope.References.see
+    make(source, vs("a"), vs("b"), service("web"), service("nobodys"))
+    see, drift = _scope.References.see, Collector._drift
 
     def change(self: _scope.References, obj: Object) -> None:
         if obj["metadata"]["name"] == "a":
@@ -294,10 +295,21 @@ def test_a_change_while_the_backup_runs_is_told(source: World, tmp_path: Path, m
             source.remove(VIRTUAL_SERVICE, "a", "shop")
         see(self, obj)
 
+    def change_late(self: Collector) -> Object:
+        for name in ("web", "nobodys"):
+            source.cluster.patch(SERVICE, name, "shop", {"metadata": {"labels": {"later": "yes"}}})
+        made = {"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": {"name": "s", "namespace": "shop"}}
+        make(source, {**made, "spec": {"egress": [{"hosts": ["./*"]}]}})
+        return drift(self)
+
     monkeypatch.setattr(_scope.References, "see", change)
+    monkeypatch.setattr(Collector, "_drift", change_late)
     found = backup(source, tmp_path)
-    assert found.result["drift"]["changes"] == 2
-    assert found.result["drift"]["kinds"][0]["changes"] == ["deleted shop/a", "modified shop/b"]
+    assert found.result["drift"]["changes"] == 4
+    told = {entry["kind"].rpartition("/")[2]: entry["changes"] for entry in found.result["drift"]["kinds"]}
+    assert told.pop("VirtualService") == ["deleted shop/a", "modified shop/b"]
+    assert told.pop("Service") == ["modified shop/web"], "nobody refers to the other one"
+    assert told == {"Sidecar": ["added shop/s"]}, "there was none of it when it was read"
     objects = {entry.name: obj for entry, obj in Reader(found.result["archive"]).objects() if entry.kind == "VirtualService"}
     assert objects["b"] and objects["b"]["spec"]["hosts"] == ["b.example.com"], "the state of the moment at which it began"
     assert any("changed while" in warning for warning in found.warnings)
