@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import json
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
@@ -36,6 +35,7 @@ class Facts:
     proxy_config: Object = dataclasses.field(default_factory=dict)
     api_server: str = ""
     api_ca: str = ""
+    account_uid: str = ""
 
     def as_dict(self) -> Object:
         return dataclasses.asdict(self)
@@ -61,6 +61,8 @@ def observe(cluster: Cluster, options: t.Mapping[str, t.Any]) -> Facts:
         trust_domain=trust,
         proxy_config=default,
     )
+    account = cluster.get(ACCOUNT, options["service_account"], namespace)
+    facts.account_uid = str(account["metadata"]["uid"]) if account else ""
     if options["renewal"]["method"] == "timer":
         facts.api_server = str(options["renewal"].get("server") or cluster.host).rstrip("/")
         facts.api_ca = _certificate(cluster, namespace, API_CONFIG_MAP, API_KEY)
@@ -200,7 +202,3 @@ def token(cluster: Cluster, options: t.Mapping[str, t.Any], audiences: t.Sequenc
         where, todo = cluster.where(ACCOUNT, account, namespace), "check the version of the API server (TokenRequest: 1.20)"
         raise MigrationError("The API server gave no token that can be used", where=where, todo=todo)
     return text
-
-
-def as_json(facts: Facts) -> str:
-    return json.dumps(facts.as_dict(), sort_keys=True)

@@ -155,18 +155,18 @@ def folders(options: t.Mapping[str, t.Any], owner: tuple[int, int]) -> dict[str,
     return found
 
 
-def tokens_due(options: t.Mapping[str, t.Any], seen: Observed, now: float) -> dict[str, str]:
+def tokens_due(options: t.Mapping[str, t.Any], seen: Observed, now: float, account_uid: str = "") -> dict[str, str]:
     """Why which token must be replaced: keys ``token`` and (with a timer) ``renewal_token``."""
     subject, before = _token.subject(options["namespace"], options["service_account"]), float(options["renew_before"])
     due = {}
     held = claims(seen, f"{options['path']}/certs/istio-token")
-    if why := _token.stale(held, subject, options["audience"], before, now):
+    if why := _token.stale(held, subject, options["audience"], before, now, account_uid):
         due["token"] = why
     if options["renewal"]["method"] == "timer":
         held = claims(seen, f"{options['path']}/api-token")
         # the API server says which audience is its own; that the token works is proven by using it
         audience = held.audiences[0] if held and held.audiences else ""
-        if why := _token.stale(held, subject, audience, before, now):
+        if why := _token.stale(held, subject, audience, before, now, account_uid):
             due["renewal_token"] = why
     return due
 

@@ -308,7 +308,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     address = params["address"] or seen.address
     due: dict[str, str] = {}
     if params["state"] == "present":
-        due = _identity.tokens_due(params, seen, time.time())
+        due = _identity.tokens_due(params, seen, time.time(), str(facts.get("account_uid") or ""))
         tokens = (params["token"] or "", params["renewal_token"] or "")
         files = _identity.wanted_files(params, facts, seen, owner, tokens)
         made = _identity.plan(params, seen, files, owner, _identity.hosts_lines(params, facts), due)

@@ -24,6 +24,7 @@ class Claims:
     audiences: tuple[str, ...]
     issued: int
     expires: int
+    account_uid: str = ""
 
     def as_dict(self) -> dict[str, t.Any]:
         return {"subject": self.subject, "audiences": list(self.audiences), "expires": iso(self.expires)}
@@ -41,7 +42,9 @@ def read(token: str) -> Claims | None:
         found = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         audience = found.get("aud") or []
         audiences = (audience,) if isinstance(audience, str) else tuple(str(one) for one in audience)
-        return Claims(str(found.get("sub") or ""), audiences, int(found.get("iat") or 0), int(found.get("exp") or 0))
+        account = (found.get("kubernetes.io") or {}).get("serviceaccount") or {}
+        times = (int(found.get("iat") or 0), int(found.get("exp") or 0))
+        return Claims(str(found.get("sub") or ""), audiences, *times, str(account.get("uid") or ""))
     except (IndexError, ValueError, AttributeError, TypeError):
         return None
 
@@ -50,8 +53,10 @@ def subject(namespace: str, account: str) -> str:
     return f"system:serviceaccount:{namespace}:{account}"
 
 
-def stale(claims: Claims | None, wanted_subject: str, audience: str, renew_before: float, now: float) -> str:
-    """Why a token must be replaced; empty when it may stay.
+def stale(
+    claims: Claims | None, wanted_subject: str, audience: str, renew_before: float, now: float, account_uid: str = ""
+) -> str:
+    """Why a token must be replaced; empty when it may stay. ``account_uid``: the service account as it is now, if it is known.
 
     The horizon is at most half of its life: an API server that gives shorter tokens than asked would else be asked at each run.
     """
@@ -61,6 +66,8 @@ def stale(claims: Claims | None, wanted_subject: str, audience: str, renew_befor
         return f"it is one of {claims.subject or 'nobody'}"
     if audience not in claims.audiences:
         return f"it is for {', '.join(claims.audiences) or 'nobody'} and not for {audience}"
+    if account_uid and claims.account_uid and account_uid != claims.account_uid:
+        return "its service account was deleted and made anew since"
     if not claims.expires:
         return "it does not say when it expires"
     left = claims.expires - now

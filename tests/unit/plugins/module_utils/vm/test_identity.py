@@ -199,6 +199,12 @@ def test_a_token_is_replaced_in_time_and_not_before(present: str | None, reason:
     assert (reason in found) if reason else found == ""
 
 
+def test_a_token_of_an_account_that_was_made_anew_is_replaced() -> None:
+    claims = _token.Claims("s", ("a",), int(time.time()), int(time.time()) + DAY, "uid-1")
+    assert "made anew" in _token.stale(claims, "s", "a", 60, time.time(), "uid-2")
+    assert _token.stale(claims, "s", "a", 60, time.time(), "uid-1") == _token.stale(claims, "s", "a", 60, time.time()) == ""
+
+
 @pytest.mark.parametrize("text", ["", "x", "a.b", "a.e30", "a.!!!.c", "a.W10.c"])
 def test_what_is_no_token_says_nothing_wrong(text: str) -> None:
     claims = _token.read(text)
