@@ -1,13 +1,14 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's half of vm_identity: reads the cluster and asks for tokens when the VM needs them. The VM's half does the rest.
+"""The controller's half of vm_identity: reads the cluster, asks for tokens when the VM needs them. The VM's half does the rest.
 
 The VM is asked first, in check mode: only it knows what is left of its token. So no token is made that nobody needs.
 """
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from ansible.errors import AnsibleActionFail
@@ -26,6 +27,11 @@ Result = dict[str, t.Any]
 _NOT_FOR_PLAYBOOKS = ("facts", "token", "renewal_token")
 
 
+def plain_name(host: str) -> str:
+    """A host's name in the letters of Kubernetes. No dot is kept: istiod takes what is behind one for the namespace."""
+    return re.sub(r"[^a-z0-9]+", "-", host.lower()).strip("-")
+
+
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
     """See the module's documentation for options and results."""
 
@@ -41,7 +47,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
             raise AnsibleActionFail(
                 f"{', '.join(found)}: filled in by the controller, not by a playbook. Remove it from the task."
             )
-        given.setdefault("name", str(variables.get("inventory_hostname_short") or variables.get("inventory_hostname") or ""))
+        given.setdefault("name", plain_name(str(variables.get("inventory_hostname") or "")))
         checked = ArgumentSpecValidator(identity_spec()).validate(given)
         if checked.error_messages:
             raise AnsibleActionFail("; ".join(checked.error_messages))

@@ -54,7 +54,9 @@ options:
     type: path
     default: /opt/asm_proxy
   name:
-    description: What the VM is called in the mesh (C(POD_NAME)). By default the name of the host in the inventory.
+    description:
+      - What the VM is called in the mesh (C(POD_NAME)). By default the name of the host in the inventory, with hyphens for what
+        Kubernetes does not allow.
     type: str
   namespace:
     description: The namespace of its workload.

@@ -131,26 +131,30 @@ class Session:
             self.engine.create(self.name, body(self.options, seen))
             self.engine.start(self.name)
             self.wait_ready(self.name, USUAL)
+            if seen.helper is not None:
+                self.remove(self.helper, seen)  # of an exchange that was cut short after the old proxy's end
             return
-        before = self.let_migrate(seen)
+        self.begin_helper(seen)
+        before = self.let_migrate()
         try:
-            self.begin_helper(seen, before)
             self.hand_over(self.name, seen.proxy.pid, USUAL)
             self.engine.create(self.name, body(self.options, seen))
             self.engine.start(self.name)
             self.wait_ready(self.name, USUAL)
             self.done.append(f"start {self.name} (new)")
-            self.end_helper()
+            self.end_helper(before)
         finally:
             self.restore_migrate(before)
 
-    def begin_helper(self, seen: Observed, before: str) -> None:
+    def begin_helper(self, seen: Observed) -> None:
         """The helper serves, or the old proxy stays as it is and the helper is gone."""
         if self.serves(self.helper, HELPER):
             return  # of a run that was cut short: perhaps nobody else serves any more, so it is not touched
-        self.engine.remove(self.helper)
+        if seen.helper is not None:
+            self.restore_migrate(seen.helper.labels.get(MIGRATE, ""))
+            self.engine.remove(self.helper)
         wanted = body(self.options, seen, helper=True)
-        wanted["Labels"][MIGRATE] = before
+        wanted["Labels"][MIGRATE] = setting()  # before it is changed: a run that is killed cannot put it back
         self.engine.create(self.helper, wanted)
         try:
             self.engine.start(self.helper)
@@ -178,14 +182,15 @@ class Session:
             return False
         return _envoy.holds(TRAFFIC_PORTS, _envoy.descendants(found.pid))
 
-    def end_helper(self) -> None:
+    def end_helper(self, before: str) -> None:
         found = container(self.engine.container(self.helper))
         if found is not None and found.running:
-            self.hand_over(self.helper, found.pid, HELPER)
+            self.hand_over(self.helper, found.pid, HELPER, before)
         else:
+            self.restore_migrate(before)
             self.engine.remove(self.helper)
 
-    def hand_over(self, name: str, pid: int, ports: Ports) -> None:
+    def hand_over(self, name: str, pid: int, ports: Ports, before: str = "") -> None:
         """One proxy goes while another has the same ports: clients are asked to go, ports are closed, what it has is served."""
         _envoy.ask(ports.admin, "/drain_listeners?graceful&skip_exit", "POST")
         time.sleep(_SETTLE)
@@ -195,6 +200,7 @@ class Session:
         while time.monotonic() < end and _envoy.connections(TRAFFIC_PORTS, pids):
             time.sleep(0.2)
         self.engine.stop(name, 0)
+        self.restore_migrate(before)  # while the helper, whose label knows it, is still there
         self.engine.remove(name)
         self.done.append(f"remove {name}")
 
@@ -203,26 +209,23 @@ class Session:
             if not self.serves(self.name, USUAL):
                 why, todo = "the proxy beside it does not have the ports", f"look at `docker logs {self.name}`, then run again"
                 raise MigrationError("The helper is not removed: nobody else would serve", where=name, why=why, todo=todo)
-            before = self.let_migrate(seen)
-            try:
-                self.end_helper()
-            finally:
-                self.restore_migrate(before)
+            self.end_helper(self.let_migrate())
             return
         self.engine.stop(name, self.options["stop_timeout"])
-        self.engine.remove(name)
         if name == self.helper and seen.helper is not None:
             self.restore_migrate(seen.helper.labels.get(MIGRATE, ""))
+        self.engine.remove(name)
 
-    def let_migrate(self, seen: Observed) -> str:
-        """What the setting was before; of a run that was cut short the helper's label knows it. Empty: this kernel has none."""
-        try:
-            now = _SYSCTL.read_text(encoding="ascii").strip()
-            if now != "1":
+    def let_migrate(self) -> str:
+        """Let the kernel move connections; gives what the setting was before, which the helper's label knows."""
+        found = container(self.engine.container(self.helper))
+        before = found.labels.get(MIGRATE, "") if found is not None else ""
+        if before and setting() != "1":
+            try:
                 _SYSCTL.write_text("1\n", encoding="ascii")
-        except OSError:
-            return ""
-        return seen.helper.labels.get(MIGRATE, now) if seen.helper is not None else now
+            except OSError:
+                return ""
+        return before
 
     def restore_migrate(self, before: str) -> None:
         if before and before != "1":
@@ -275,6 +278,14 @@ class Session:
             error.why = f"it says {found or 'nothing'}; wanted is {wanted or 'any identity'}. {self.explain(self.name)}"
             error.todo = f"look at `docker logs {self.name}`; a second proxy or a foreign port 15000 would explain nothing said"
             raise
+
+
+def setting() -> str:
+    """net.ipv4.tcp_migrate_req; empty on a kernel that has none."""
+    try:
+        return _SYSCTL.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def check(options: t.Mapping[str, t.Any]) -> None:
