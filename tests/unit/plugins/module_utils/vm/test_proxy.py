@@ -238,6 +238,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
     say: ClassVar[dict[str, tuple[int, bytes]]] = {}
 
     def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))  # who answers before that breaks the client's pipe
         status, body = self.say.get(f"{self.command} {self.path.split('?')[0]}", (404, b'{"message": "no such thing"}'))
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
