@@ -128,8 +128,10 @@ def observe(params: Params, wanted: Wanted, store: guard.Store, present: bool) -
     live: dict[host.Tool, Ours] = {}
     for tool, content in found.items():
         record = confirmed.get("after", {}).get(tool.key)
-        known = tables.counted(Ours.of(record)) if record else {} if confirmed else tables.counted(planned.get(tool, Ours()))
-        live[tool] = tables.ours(content, known)
+        live[tool] = tables.ours(content, tables.counted(Ours.of(record)) if record else {})
+        if live[tool] and not confirmed:
+            # another program's: what it made by the same options looks as it would if we had made it
+            live[tool] = tables.ours(content, tables.counted(planned.get(tool, Ours())))
         if live[tool] and tool.backend != backend:
             notes.append(f"rules of the mesh are also in {tool}, which this machine's iptables does not show")
         if live[tool] and not confirmed and present:
@@ -325,6 +327,7 @@ def _confirm(params: Params, store: guard.Store) -> Outcome:
     if not store.move("pending", "confirmed"):
         raise MigrationError("The redirect was taken back while it was proven", todo="run the task again with more revert_after")
     guard.disarm(store)
+    store.forget("reverted")
     _persist(store, params, pending["boot_script"])
     return Outcome(result={"confirmed": True, "proof": proof, "connection": host.ssh_connection()})
 

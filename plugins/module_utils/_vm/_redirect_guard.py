@@ -104,6 +104,9 @@ class Store:
             return False
         return True
 
+    def forget(self, name: str) -> None:
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def locked(self) -> t.Iterator[None]:
         """One run at a time works on this machine's redirect."""
@@ -237,7 +240,7 @@ def disarm(store: Store) -> None:
             line = pathlib.Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
             if str(store.folder / "revert.sh") in line:
                 os.killpg(pid, signal.SIGTERM)
-        (store.folder / "waiting.json").unlink(missing_ok=True)
+        store.forget("waiting")
 
 
 def revert_now(store: Store) -> bool:
