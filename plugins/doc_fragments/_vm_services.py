@@ -125,8 +125,8 @@ options:
             type: dict
           state:
             description:
-              - V(absent) takes this VM out of the service. An entry that istiod made goes when its proxy is gone; while the proxy
-                is connected this is a conflict.
+              - V(absent) takes this VM out of the service. Take its proxy away next when istiod has registered it, or it is
+                registered again when the proxy connects again.
             type: str
             choices: [present, absent]
             default: present

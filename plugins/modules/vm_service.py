@@ -50,7 +50,7 @@ options:
       - V(present) makes the services as they are described.
       - V(absent) takes away what this migration made for them, and puts back what it wrote into. Of a service only
         O(services[].name), O(services[].namespace), O(services[].selector), O(services[].group) and O(services[].workloads) count
-        then; with O(services[].workloads) only these VMs leave the part V(workloads).
+        then. With O(services[].workloads) only these VMs leave, and the part V(service) stays while other VMs are registered.
     type: str
     choices: [present, absent]
     default: present
@@ -159,8 +159,8 @@ services:
       returned: always
     workloads:
       description:
-        - Each VM that was named, with C(address), C(name) of its entry, C(registration) (V(made), V(auto) or nothing when it has no
-          entry) and C(healthy) (null when nobody checks it).
+        - Each VM that was named, with C(address), C(name) of its entry, C(registration) (V(made), V(auto) or nothing when it has
+          no entry) and C(healthy) (null when nobody checks it).
       type: list
       elements: dict
       returned: always

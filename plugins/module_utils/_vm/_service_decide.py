@@ -124,6 +124,8 @@ def decide(
             item for item in _gone(decision, observed, migration, present=present, parts=parts) if item.key not in wished
         ]
         _once(decision, made)
+        if not present:
+            _keep(decision, observed, migration)
         decision.refuse()
     if not unserved:
         _guard(made, observed)
@@ -223,7 +225,7 @@ def _gone(decision: Decision, observed: Observed, migration: str, *, present: bo
         elif editor_of(obj)[:2] == (migration, service.key) and "routes" in parts:
             yield judge_gone(obj, service.key, "routes", observed.originals.get(original_key(service.key, key)), migration)
         elif "workloads" in parts and _is_auto_of(obj, service) and leaves(obj):
-            yield _auto_gone(obj, service)
+            yield _auto_gone(obj, service, named=bool(leaving))
 
 
 def _is_auto_of(obj: Object, service: VmService) -> bool:
@@ -231,26 +233,22 @@ def _is_auto_of(obj: Object, service: VmService) -> bool:
     return here and is_auto(obj) == service.group
 
 
-def _auto_gone(obj: Object, service: VmService) -> Item:
-    """istiod removes its own entry when the proxy is gone for a while; one that it forgot goes here."""
+def _auto_gone(obj: Object, service: VmService, *, named: bool) -> Item:
+    """istiod's own entry. A VM that is named leaves before its proxy goes, so that nobody is sent to a proxy that is gone."""
     meta = obj["metadata"]
     place = (service.key, "workloads", NETWORKING, "WorkloadEntry", meta["namespace"], meta["name"])
     item = Item(*place, "delete", "istiod made it, and its proxy is gone", present=obj)
     if not (meta.get("annotations") or {}).get(DISCONNECTED):
-        item.action, item.reason = "conflict", "its proxy is connected: take the proxy away first (vm_proxy, state absent)"
+        item.reason = "istiod made it; its VM leaves, and would be there again when its proxy connects again"
+        if not named:
+            item.action, item.reason = "conflict", "its proxy is connected: take its VM out first, by name"
     item.stage = stage_of(item)
     return item
 
 
 def _in_use(item: Item, service: VmService, observed: Observed) -> None:
     """What others use stays."""
-    if item.kind == "WorkloadGroup":
-        entries = [obj["metadata"] for obj in _entries(observed, service) if is_auto(obj) == item.name]
-        alive = [meta["name"] for meta in entries if DISCONNECTED not in meta["annotations"]]
-        if alive:
-            item.action = "conflict"
-            item.reason = f"proxies of its VMs are connected ({', '.join(sorted(alive))}): take them away first"
-    elif item.kind == "Gateway":
+    if item.kind == "Gateway":
         name = f"{item.namespace}/{item.name}"
         users = []
         for key, obj in observed.objects.items():
@@ -262,6 +260,19 @@ def _in_use(item: Item, service: VmService, observed: Observed) -> None:
 
 def _service_of(obj: Object) -> str:
     return str((obj["metadata"].get("annotations") or {}).get(OF, "")).partition(" ")[0]
+
+
+def _keep(decision: Decision, observed: Observed, migration: str) -> None:
+    """The service of VMs that are still registered stays: the last one that leaves takes it away."""
+    service = decision.service
+    going = {item.key for item in decision.items if item.action == "delete"}
+    entries = [
+        obj for obj in _entries(observed, service) if f"WorkloadEntry/{service.namespace}/{obj['metadata']['name']}" not in going
+    ]
+    here = [obj for obj in entries if owner_of(obj, migration)[0] == service.key or is_auto(obj) == service.group]
+    for item in decision.items:
+        if item.part == "service" and item.action == "delete" and here:
+            item.action, item.reason = "kept", f"{len(here)} VMs are still registered for it"
 
 
 def _gateways(obj: Object) -> set[str]:

@@ -361,14 +361,26 @@ def test_vms_that_register_themselves_are_known_and_left_alone() -> None:
     assert "WorkloadEntry/vmns/forecast-192-0-2-1" not in made.observed.objects
 
 
-def test_istiods_entry_goes_when_its_proxy_is_gone() -> None:
+def test_istiods_entry_goes_by_name_or_when_its_proxy_is_gone() -> None:
     wish = forecast(registration="auto", workloads=WORKLOADS[:1])
-    world = Memory(auto("192.0.2.1"))
-    world.carry_out(wish)
-    said = world.problems(forecast(), present=False)
-    assert "its proxy is connected" in said and "proxies of its VMs are connected" in said
-    world.put(auto("192.0.2.1", gone=True))
-    world.carry_out(forecast(), present=False)
+    for gone in (False, True):
+        world = Memory(auto("192.0.2.1"))
+        world.carry_out(wish)
+        assert "its proxy is connected" in world.problems(forecast(), present=False)
+        world.put(auto("192.0.2.1", gone=gone))
+        leaving = forecast() if gone else forecast(workloads=WORKLOADS[:1])
+        world.carry_out(leaving, present=False)
+        assert world.observed.objects == {}
+
+
+def test_the_last_vm_that_leaves_takes_the_service_away() -> None:
+    world = Memory()
+    world.carry_out(forecast(workloads=WORKLOADS))
+    parts = ("workloads", "service")
+    world.carry_out(forecast(workloads=WORKLOADS[:1]), present=False, parts=parts)
+    assert set(world.observed.objects) == {"Service/vmns/forecast", "WorkloadEntry/vmns/forecast-192-0-2-2"}
+    assert world.actions(forecast(), present=False, parts=("service",)) == {"Service/vmns/forecast": "kept"}
+    world.carry_out(forecast(workloads=WORKLOADS[1:]), present=False, parts=parts)
     assert world.observed.objects == {}
 
 
