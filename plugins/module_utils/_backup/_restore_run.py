@@ -76,6 +76,7 @@ class Restore:
         self.live = Live({}, {})
         self.there: set[str] = set()  # namespaces of the target
         self.places: set[str] = set()  # namespaces that objects go to
+        self.restored: set[str] = set()  # namespaces that are restored themselves
         self.new: set[str] = set()  # those that will be made
         self.same_cluster = False
         self.coming: set[tuple[str, str]] = set()  # kinds that a run that is no check would define first
@@ -92,7 +93,10 @@ class Restore:
         for entry in self.reader.entries():
             if self.choice.wants(entry):
                 entries.add((entry.group, entry.kind, entry.api_version.rpartition("/")[2]))
-                self.places.add(self.choice.place(entry)[0])
+                namespace, name = self.choice.place(entry)
+                self.places.add(namespace)
+                if _restore.is_namespace(entry):
+                    self.restored.add(name)
         self.places.discard("")
         self.there = {item["metadata"]["name"] for item in self.cluster.list_all(_scope.NAMESPACE)}
         kinds = served_kinds(self.cluster, entries)
@@ -105,9 +109,8 @@ class Restore:
     def make_plan(self) -> None:
         """Decide about every object; then the API server checks each write that would follow (server-side dry run)."""
         needed: set[str] = set()
-        restored = {self.choice.place(e)[1] for e in self.reader.entries() if _restore.is_namespace(e) and self.choice.wants(e)}
         seen: set[str] = set()
-        self.new = (restored | self.places) - self.there
+        self.new = (self.restored | self.places) - self.there
         for number, key, answer in self._flow(self._wanted(needed, seen), self._rehearse):
             if answer is not None:
                 state, why, differences = answer
@@ -115,7 +118,7 @@ class Restore:
                     self.plan.update(number, key, differences)
                 else:
                     self.plan.refuse(number, key, state, why)
-        self.plan.namespaces = sorted(needed - self.there - restored)
+        self.plan.namespaces = sorted(needed - self.there - self.restored)
         if self.params["prune"]:
             self._prune(seen)
 

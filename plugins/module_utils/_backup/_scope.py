@@ -169,7 +169,9 @@ class References:
         for section in ("http", "tcp", "tls"):
             for rule in spec.get(section) or ():
                 for route in rule.get("route") or ():
-                    named.add((route.get("destination") or {}).get("host", ""))
+                    destination = route.get("destination")
+                    if destination:
+                        named.add(destination.get("host", ""))
                 if "mirror" in rule or "mirrors" in rule:
                     self._hosts([rule.get("mirror"), rule.get("mirrors")], namespace)
         for host in named:

@@ -105,7 +105,7 @@ def _mapping(value: t.Mapping[str, t.Any], indent: str, lead: str, known: _Shape
                 out.append(f"{before} []")
         else:
             out.append(spaced)
-            out.append(_other(item))
+            out.append(str(item) if kind is int else _other(item))
 
 
 def _sequence(value: t.Sequence[t.Any], indent: str, lead: str, known: _Shapes, out: list[str]) -> None:
@@ -187,100 +187,96 @@ def _quoted(line: str) -> tuple[str, int]:
     return str(value), end
 
 
-class _Lines:
-    """The lines of a text, and where the parser is."""
-
-    def __init__(self, text: str) -> None:
-        if not text.endswith("\n"):
-            raise ValueError("the last line has no end")
-        self.lines = text.split("\n")
-        self.lines.pop()
-        self.at = 0
-
-    def wrong(self, why: str = "it is not as this collection writes it") -> ValueError:
-        return ValueError(f"line {self.at + 1}: {why}")
+def _wrong(at: int, why: str = "it is not as this collection writes it") -> ValueError:
+    return ValueError(f"line {at + 1}: {why}")
 
 
 def parse(text: str) -> dict[str, t.Any]:
     """The value of a canonical text. Raises ValueError, with the line, for everything else."""
     if text == "{}\n":
         return {}
-    found = _Lines(text)
-    value = _parse_mapping(found, 0)
-    if found.at != len(found.lines):
-        raise found.wrong()
+    if not text.endswith("\n"):
+        raise ValueError("the last line has no end")
+    lines = text.split("\n")
+    lines.pop()
+    value, at = _parse_mapping(lines, 0, "")
+    if at != len(lines):
+        raise _wrong(at)
     return value
 
 
-def _parse_mapping(found: _Lines, depth: int) -> dict[str, t.Any]:
-    lines, made = found.lines, {}
-    space = " " * depth
-    while found.at < len(lines):
-        line = lines[found.at]
-        if not line.startswith(space):
-            break
+# Each of these takes the number of a line, and returns the number of the one behind what it read.
+
+
+def _parse_mapping(lines: list[str], at: int, space: str) -> tuple[dict[str, t.Any], int]:
+    made: dict[str, t.Any] = {}
+    depth, end = len(space), len(lines)
+    while at < end:
+        line = lines[at]
         if depth:
+            if not line.startswith(space):
+                break
             line = line[depth:]
         known = _pairs.get(line)
         if known is not None and known[0] not in made:
             made[known[0]] = known[1]
-            found.at += 1
+            at += 1
             continue
         if not line or line[0] == " " or line.startswith("- "):
             break
         if line[0] == '"':
             try:
-                key, end = _quoted(line)
+                key, stop = _quoted(line)
             except ValueError:
-                raise found.wrong() from None
-            rest = line[end:]
+                raise _wrong(at) from None
+            rest = line[stop:]
             if rest == ":":
                 rest = ""
             elif rest.startswith(": "):
                 rest = rest[2:]
             else:
-                raise found.wrong()
+                raise _wrong(at)
         else:
             key, colon, rest = line.partition(": ")
             if not colon:
                 if key[-1] != ":":
-                    raise found.wrong()
+                    raise _wrong(at)
                 key, rest = key[:-1], ""
         if key in made:
-            raise found.wrong(f"the key {key!r} is there twice")
-        found.at += 1
-        made[key] = value = _parse_value(found, rest, depth) if rest else _parse_block(found, depth)
-        if type(value) in _SIMPLE and rest and rest[0] != "|" and len(line) < 100 and len(_pairs) < _CACHE:
-            _pairs[line] = key, value
-    if not made:
-        raise found.wrong()
-    return made
-
-
-def _parse_block(found: _Lines, depth: int) -> t.Any:
-    if found.at < len(found.lines):
-        if found.lines[found.at].startswith(" " * depth + "- "):
-            return _parse_sequence(found, depth)
-        return _parse_mapping(found, depth + 2)
-    raise found.wrong()
-
-
-def _parse_sequence(found: _Lines, depth: int) -> list[t.Any]:
-    lines = found.lines
-    made: list[t.Any] = []
-    lead, space = " " * depth + "- ", " " * (depth + 2)
-    while found.at < len(lines) and lines[found.at].startswith(lead):
-        rest = lines[found.at][depth + 2 :]
-        if rest.startswith("- "):
-            lines[found.at] = space + rest
-            made.append(_parse_sequence(found, depth + 2))
-        elif _is_key(rest):
-            lines[found.at] = space + rest
-            made.append(_parse_mapping(found, depth + 2))
+            raise _wrong(at, f"the key {key!r} is there twice")
+        at += 1
+        if rest:
+            value, at = _parse_value(lines, at, rest, space)
+            made[key] = value
+            if type(value) in _SIMPLE and rest[0] != "|" and len(line) < 100 and len(_pairs) < _CACHE:
+                _pairs[line] = key, value
+        elif at == end:
+            raise _wrong(at)
+        elif lines[at].startswith("- ", depth) and lines[at].startswith(space):
+            made[key], at = _parse_sequence(lines, at, space)
         else:
-            found.at += 1
-            made.append(_parse_value(found, rest, depth))
-    return made
+            made[key], at = _parse_mapping(lines, at, space + "  ")
+    if not made:
+        raise _wrong(at)
+    return made, at
+
+
+def _parse_sequence(lines: list[str], at: int, space: str) -> tuple[list[t.Any], int]:
+    made: list[t.Any] = []
+    lead, deeper, end = space + "- ", space + "  ", len(lines)
+    while at < end and lines[at].startswith(lead):
+        rest = lines[at][len(lead) :]
+        item: t.Any
+        if rest.startswith("- "):
+            lines[at] = deeper + rest
+            item, at = _parse_sequence(lines, at, deeper)
+        elif rest in _pairs or _is_key(rest):
+            lines[at] = deeper + rest
+            item, at = _parse_mapping(lines, at, deeper)
+        else:
+            item, at = _parse_value(lines, at + 1, rest, space)
+        made.append(item)
+    return made, at
 
 
 def _is_key(rest: str) -> bool:
@@ -293,20 +289,19 @@ def _is_key(rest: str) -> bool:
         return False
 
 
-def _parse_value(found: _Lines, rest: str, depth: int) -> t.Any:
-    """What stands behind a key or a dash; ``found`` is behind its line."""
-    value = _read.get(rest, found)
-    if value is not found:
-        return value if type(value) not in (dict, list) else type(value)()
-    first = rest[0]
+def _parse_value(lines: list[str], at: int, rest: str, space: str) -> tuple[t.Any, int]:
+    """What stands behind a key or a dash in the line before ``at``."""
+    value = _read.get(rest, lines)
+    if value is not lines:
+        return (value if type(value) not in (dict, list) else type(value)()), at
+    first = rest[0] if rest else ""
     if first == "|":
-        return _parse_literal(found, rest, depth + 2)
+        return _parse_literal(lines, at, rest, space + "  ")
     if first == '"':
         try:
             value = json.loads(rest)
         except ValueError:
-            found.at -= 1
-            raise found.wrong() from None
+            raise _wrong(at - 1) from None
     else:
         number = _NUMBER.fullmatch(rest)
         if number:
@@ -314,19 +309,17 @@ def _parse_value(found: _Lines, rest: str, depth: int) -> t.Any:
         elif _PLAIN.fullmatch(rest):
             value = rest
         else:
-            found.at -= 1
-            raise found.wrong()
+            raise _wrong(at - 1)
     if len(rest) < 100 and len(_read) < _CACHE:
         _read[rest] = value  # most values of a mesh are those of one that was there before
-    return value
+    return value, at
 
 
-def _parse_literal(found: _Lines, rest: str, depth: int) -> str:
+def _parse_literal(lines: list[str], at: int, rest: str, space: str) -> tuple[str, int]:
     if rest not in ("|", "|-"):
-        found.at -= 1
-        raise found.wrong()
-    space, lines, made = " " * depth, found.lines, []
-    while found.at < len(lines) and (not lines[found.at] or lines[found.at].startswith(space)):
-        made.append(lines[found.at][depth:])
-        found.at += 1
-    return "\n".join(made) + ("\n" if rest == "|" else "")
+        raise _wrong(at - 1)
+    made = []
+    while at < len(lines) and (not lines[at] or lines[at].startswith(space)):
+        made.append(lines[at][len(space) :])
+        at += 1
+    return "\n".join(made) + ("\n" if rest == "|" else ""), at
