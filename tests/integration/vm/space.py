@@ -39,7 +39,7 @@ class Space:
         return ["nsenter", "-t", str(self.holder.pid), "-n", "-m", "--", *argv]
 
     def run(self, *argv: str, stdin: str = "", check: bool = True, env: dict[str, str] | None = None) -> str:
-        done = subprocess.run(self.argv(*argv), input=stdin, capture_output=True, text=True, check=False, timeout=60, env=env)
+        done = subprocess.run(self.argv(*argv), input=stdin, capture_output=True, text=True, check=False, timeout=280, env=env)
         assert done.returncode == 0 or not check, f"{' '.join(argv)}: {done.stderr}\n{stdin}"
         return done.stdout
 
