@@ -11,6 +11,7 @@ PUT /_lab/settings {"batch_limit"?, "vpc_id"?, "vswitch_id"?, "vpc_cidr"?} · PU
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict
 from typing import Any
@@ -50,8 +51,8 @@ class Admin:
 
     async def calls(self, request: web.Request) -> web.Response:
         since = int(request.query.get("since", "0"))
-        rows = [c for c in self.cloud.calls if c["seq"] > since]
-        return _json({"calls": rows, "next": self.cloud.sequence})
+        rows = list(itertools.takewhile(lambda call: call["seq"] > since, reversed(self.cloud.calls)))  # the record may be long
+        return _json({"calls": rows[::-1], "next": self.cloud.sequence})
 
     async def faults(self, request: web.Request) -> web.Response:
         return _json({"rules": [r.to_json() for r in self.cloud.rules.rules.values()]})

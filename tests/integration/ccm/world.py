@@ -24,14 +24,15 @@ WAIT = 10.0
 
 def until(what: str, test: Callable[[], Any], seconds: float = WAIT) -> Any:
     """The first true value of `test`; AssertionError after `seconds`."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.01
     while True:
         value = test()
         if value:
             return value
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {what} (last: {value!r})")
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.1)  # what does not come at once is waited for without keeping the servers busy
 
 
 class World:

@@ -17,7 +17,7 @@ import pytest
 from tests.integration.ccm.implementation import versions
 from tests.integration.ccm.plane import Plane
 from tests.integration.ccm.world import World
-from tests.integration.collection.scene import Controller, Scene
+from tests.integration.collection.scene import Gateways, Scene
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,15 +43,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def gateways(plane: Plane) -> Iterator[Controller]:
-    running = Controller(plane.api)
+def gateways(plane: Plane) -> Iterator[Gateways]:
+    running = Gateways(plane.api)
     running.start()
     yield running
     running.stop()
 
 
 @pytest.fixture
-def scene(world: World, plane: Plane, gateways: Controller, tmp_path: Path) -> Iterator[Scene]:
+def scene(world: World, plane: Plane, gateways: Gateways, tmp_path: Path) -> Iterator[Scene]:
     used = Scene(world, plane.kubeconfig, gateways, tmp_path)
     yield used
     used.close()

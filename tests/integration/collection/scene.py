@@ -20,7 +20,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._clb_info import clb_info
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._reuse_module import clb_reuse
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._weight_module import clb_weight
-from lab.kube import Api, KubeError, path_of
+from lab.kube import Api, Controller, KubeError, Watch, exponential, own_key, path_of
 from tests.integration.ccm.cloud import SUITE_KEY
 from tests.integration.ccm.implementation import REGION
 from tests.integration.ccm.world import PREFIX, World, until
@@ -55,13 +55,13 @@ def newest(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
-class Controller:
+class Gateways:
     """What ASM does with spec.serviceAnnotations: they become the annotations of Service istio-<name>."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._watch = Watch(api, self.path(), own_key)
+        self._controller = Controller([self._watch], self._reconcile, backoff=exponential(0.02, 0.2), name="gateways")
         self.paused = False
 
     def start(self) -> None:
@@ -72,7 +72,7 @@ class Controller:
             if error.status != 409:
                 raise
         until("the CRD is served", self._served)
-        self._thread.start()
+        self._controller.start()
 
     def _served(self) -> bool:
         try:
@@ -86,26 +86,20 @@ class Controller:
         return path_of(f"{GROUP}/v1beta1", "istiogateways", namespace, name)
 
     def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(5)
+        self._controller.stop()
 
-    def _run(self) -> None:
-        seen: dict[str, Object] = {}
-        while not self._stop.wait(0.02):
-            if self.paused:
-                continue
-            for gateway in self._api.get(self.path())["items"]:
-                name, namespace = gateway["metadata"]["name"], gateway["metadata"]["namespace"]
-                notes = gateway["spec"].get("serviceAnnotations") or {}
-                if seen.get(name) != notes:
-                    try:
-                        self._api.patch(
-                            path_of("v1", "services", namespace, f"istio-{name}"), {"metadata": {"annotations": notes}}
-                        )
-                        seen[name] = notes
-                    except KubeError as error:
-                        if error.status != 404:
-                            raise
+    def _reconcile(self, key: str) -> float | None:
+        gateway = self._watch.cache.get(key)
+        if gateway is None:
+            return None
+        if self.paused:
+            return 0.02
+        namespace, name = key.split("/")
+        path = path_of("v1", "services", namespace, f"istio-{name}")
+        if self._api.find(path) is None:
+            return 0.05
+        self._api.patch(path, {"metadata": {"annotations": gateway["spec"].get("serviceAnnotations") or {}}})
+        return None
 
 
 class Killed(BaseException):
@@ -144,7 +138,7 @@ class Scene:
 
     PORTS = (15021, 80, 443)
 
-    def __init__(self, world: World, kubeconfig: Path, controller: Controller, folder: Path) -> None:
+    def __init__(self, world: World, kubeconfig: Path, controller: Gateways, folder: Path) -> None:
         self.world = world
         self.controller = controller
         number = next(_NUMBERS)
