@@ -26,8 +26,8 @@ ISTIOD_ENV = {"PILOT_ENABLE_ALPN_FILTER": "false", "PILOT_ENABLE_METADATA_EXCHAN
 # Without it an agent asks the metadata services of the big clouds who it is: 2 s at each start.
 AGENT_ENV = {"CLOUD_PLATFORM": "none"}
 # What a gateway does when it is taken away: it is out of the Service while it still serves (preStop), then asks its
-# clients to close (Connection: close on each answer) for DRAIN seconds, and only then ends.
-PRE_STOP, DRAIN, GRACE = 3, 10, 45
+# clients to close (Connection: close on each answer) for DRAIN seconds, Istio's own default, and only then ends.
+PRE_STOP, DRAIN, GRACE = 3, 5, 45
 
 
 def gateway_proxy_config(server: str) -> dict[str, Any]:

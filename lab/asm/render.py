@@ -22,7 +22,7 @@ SERVER = "asm-ingressgateway"
 ISTIO_ROOT, ASM_ROOT = "istio-ca-root-cert", "asm-ca-root-cert"
 XDS_AGENT = {"PROXY_CONFIG_XDS_AGENT": "true"}  # the agent asks its istiod for the roots to trust
 STATUS_PORT = 15021
-GRACE, PRE_STOP, DRAIN = 45, 3, 10  # seconds: as the source gateway's
+GRACE, PRE_STOP, DRAIN = 45, 3, 5  # seconds: as the source gateway's
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 
 

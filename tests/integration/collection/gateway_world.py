@@ -130,6 +130,11 @@ class Gateways:
         calls = self.stage.cloud("calls")["calls"][since:]
         return [call["action"] for call in calls if not call["action"].startswith(("Describe", "List"))]
 
+    def unlike(self, before: Object) -> list[str]:
+        """What is not as it was. A Service that was retired and came back has another UID, which is what the CCM's tag says."""
+        lines = self.stage.comparable(before, self.stage.world())
+        return [line for line in lines if "/tags/kubernetes.do.not.delete" not in line]
+
     # -- the way back --------------------------------------------------------------------------------------------
 
     def undo(self) -> None:
@@ -155,8 +160,7 @@ def gateways(lab: Lab, folder: Path, migration: str) -> Iterator[Gateways]:
             stage.lift_faults()
             if differences(before, stage.world()):
                 one.undo()
-            # A Service that was retired and came back has another UID, which is what the CCM's tag says.
-            left = [line for line in stage.comparable(before, stage.world()) if "/tags/kubernetes.do.not.delete" not in line]
+            left = one.unlike(before)
             try:
                 stage.ack.delete(path_of("v1", "configmaps", NAMESPACE, f"servicemesh-migration-{migration}"))
             except KubeError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from lab.cluster import Cluster
 from lab.demo.stage import differences
 from lab.kube import Api, KubeError, path_of
 from lab.state import Lab
@@ -62,45 +63,6 @@ def test_copied_once_with_the_selector_of_the_target_and_taken_back(world: Gatew
     world.call("config", state="absent")
     assert not differences(before, world.stage.world())
     assert not world.call("config", state="absent").plan.changed
-
-
-@pytest.fixture
-def own_route(world: Gateways) -> Iterator[dict[str, Any]]:
-    """The target has a VirtualService of the same name already, its own."""
-    world.asm.create(path_of("v1", "namespaces"), {"metadata": {"name": "demo"}})
-    body = {
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "VirtualService",
-        "metadata": {"name": "echo", "namespace": "demo", "labels": {"team": "theirs"}},
-        "spec": {"hosts": ["theirs.test"], "http": [{"route": [{"destination": {"host": "theirs"}}]}]},
-    }
-    yield world.asm.create(path_of("networking.istio.io/v1", "virtualservices", "demo"), body)
-    world.asm.delete(path_of("v1", "namespaces", name="demo"))
-    until("the namespace is gone", lambda: world.asm.find(path_of("v1", "namespaces", name="demo")) is None)
-
-
-@pytest.mark.usefixtures("own_route")
-def test_what_is_in_the_way_is_listed_and_nothing_at_all_is_written(world: Gateways) -> None:
-    error = world.refused("config")
-    assert "VirtualService/demo/echo: the target has its own, and it differs" in error.why
-    outcome = world.answer("config")
-    assert actions(outcome)["VirtualService/echo"] == "conflict"
-    (item,) = [item for item in outcome.result["items"] if item["action"] == "conflict"]
-    assert 'spec.hosts[0]: "theirs.test" -> "echo.lab.test"' in item["differences"]
-
-
-def test_an_overwritten_object_comes_back_as_it_was(world: Gateways, own_route: dict[str, Any]) -> None:
-    skipped = world.call("config", on_conflict="skip")
-    assert actions(skipped)["VirtualService/echo"] == "conflict"
-    assert world.asm.get(ROUTE)["spec"] == own_route["spec"]
-    world.call("config", on_conflict="update")
-    assert world.asm.get(ROUTE)["spec"] == world.ack.get(ROUTE)["spec"]
-    assert not world.call("config").plan.changed
-    taken = world.call("config", state="absent")
-    assert actions(taken)["VirtualService/echo"] == "restore"
-    back = world.asm.get(ROUTE)
-    assert (back["spec"], back["metadata"]["labels"]) == (own_route["spec"], {"team": "theirs"})
-    assert MARK not in str(back)
 
 
 def test_what_somebody_changed_since_is_neither_overwritten_nor_deleted(world: Gateways) -> None:
@@ -160,18 +122,6 @@ def test_the_target_is_asked_about_everything_before_the_first_write(world: Gate
         world.call("config", check=True)
 
 
-@pytest.mark.parametrize("number", [1, 3, 6, 8])
-def test_killed_anywhere_and_run_again(world: Gateways, number: int) -> None:
-    with killed_at(number):
-        world.call("config")
-    world.call("config")
-    assert actions(world.call("config")) == dict.fromkeys(ALL, "same")
-    with killed_at(number):
-        world.call("config", state="absent")
-    world.call("config", state="absent")
-    assert world.asm.find(path_of("v1", "namespaces", name="demo")) is None
-
-
 def test_filters_narrow_what_is_copied(world: Gateways) -> None:
     some = world.call("config", kinds=["VirtualService", "DestinationRule"], check=True)
     assert set(actions(some)) == {"VirtualService/echo", "DestinationRule/echo"}
@@ -179,3 +129,76 @@ def test_filters_narrow_what_is_copied(world: Gateways) -> None:
     assert actions(world.call("config", namespaces=["nowhere"], check=True)) == {}
     assert actions(world.call("config", label_selector="no=thing", check=True)) == {}
     assert "VirtualService/echo" in actions(world.call("config", scope="all", kinds=["VirtualService"], check=True))
+
+
+def killed_and_run_again(world: Gateways, copying: int, taking_back: int) -> None:
+    """Killed at these lines of the journal."""
+    with killed_at(copying):
+        world.call("config")
+    world.call("config")
+    assert actions(world.call("config")) == dict.fromkeys(ALL, "same")
+    with killed_at(taking_back):
+        world.call("config", state="absent")
+    world.call("config", state="absent")
+
+
+@pytest.mark.parametrize("number", [1, 8])
+def test_killed_at_the_ends_the_namespace_comes_and_goes(world: Gateways, number: int) -> None:
+    killed_and_run_again(world, number, number)
+    assert world.asm.find(path_of("v1", "namespaces", name="demo")) is None
+
+
+@pytest.fixture(scope="module")
+def there(lab: Lab) -> Iterator[None]:
+    """The namespace is in the target, whatever a test does: an API server takes five seconds to end one."""
+    api = Cluster(lab, "asm", 2).api
+    api.create(path_of("v1", "namespaces"), {"metadata": {"name": "demo"}})
+    yield
+    api.delete(path_of("v1", "namespaces", name="demo"))
+    until("the namespace is gone", lambda: api.find(path_of("v1", "namespaces", name="demo")) is None)
+
+
+@pytest.fixture
+def own_route(there: None, world: Gateways) -> Iterator[dict[str, Any]]:
+    """The target has a VirtualService of the same name already, its own."""
+    body = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": "echo", "namespace": "demo", "labels": {"team": "theirs"}},
+        "spec": {"hosts": ["theirs.test"], "http": [{"route": [{"destination": {"host": "theirs"}}]}]},
+    }
+    yield world.asm.create(path_of("networking.istio.io/v1", "virtualservices", "demo"), body)
+    world.asm.delete(ROUTE)
+
+
+@pytest.mark.usefixtures("own_route")
+def test_what_is_in_the_way_is_listed_and_nothing_at_all_is_written(world: Gateways) -> None:
+    error = world.refused("config")
+    assert "VirtualService/demo/echo: the target has its own, and it differs" in error.why
+    outcome = world.answer("config")
+    assert actions(outcome)["VirtualService/echo"] == "conflict"
+    (item,) = [item for item in outcome.result["items"] if item["action"] == "conflict"]
+    assert 'spec.hosts[0]: "theirs.test" -> "echo.lab.test"' in item["differences"]
+
+
+def test_an_overwritten_object_comes_back_as_it_was(world: Gateways, own_route: dict[str, Any]) -> None:
+    skipped = world.call("config", on_conflict="skip")
+    assert actions(skipped)["VirtualService/echo"] == "conflict"
+    assert world.asm.get(ROUTE)["spec"] == own_route["spec"]
+    world.call("config", on_conflict="update")
+    assert world.asm.get(ROUTE)["spec"] == world.ack.get(ROUTE)["spec"]
+    assert not world.call("config").plan.changed
+    taken = world.call("config", state="absent")
+    assert actions(taken)["VirtualService/echo"] == "restore"
+    back = world.asm.get(ROUTE)
+    assert (back["spec"], back["metadata"]["labels"]) == (own_route["spec"], {"team": "theirs"})
+    assert MARK not in str(back)
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize(("copying", "taking_back"), [(1, 3), (4, 6)])
+def test_killed_in_between_the_objects_come_and_go(world: Gateways, copying: int, taking_back: int) -> None:
+    """A copy that makes no namespace has two lines less in front."""
+    killed_and_run_again(world, copying, taking_back)
+    for path in (GATEWAY, ROUTE):
+        assert world.asm.find(path) is None

@@ -16,7 +16,7 @@ from lab.demo.stage import differences
 from lab.kube import path_of
 from lab.state import Lab
 from tests.integration.ccm.world import until
-from tests.integration.collection.gateway_world import NAMESPACE, SOURCE, TARGET, Gateways, gateways
+from tests.integration.collection.gateway_world import NAMESPACE, TARGET, Gateways, gateways
 from tests.integration.collection.scene import killed_at
 
 
@@ -70,10 +70,15 @@ def test_it_is_made_without_traffic_once_and_removed_without_a_listener(world: G
     assert first.keys() == listeners.keys()
 
 
+def _override(world: Gateways) -> str | None:
+    service = world.service(f"istio-{TARGET}") or {"metadata": {}}
+    return (service["metadata"].get("annotations") or {}).get(_ccm.OVERRIDE)
+
+
 def test_the_override_is_disarmed_before_the_deletion(world: Gateways) -> None:
     """Deleted with override "true", a gateway takes the listeners with it: the worst that can happen in a rollback."""
     world.call("reuse")
-    world.call("config")  # without routes the gateway is not healthy, and would be waited for
+    world.call("config")
     world.call("asm")
     listeners = world.listeners()
     world.asm.patch(world.gateway_path(), {"spec": {"serviceAnnotations": {_ccm.OVERRIDE: "true"}}})
@@ -87,67 +92,61 @@ def test_the_override_is_disarmed_before_the_deletion(world: Gateways) -> None:
     }
 
 
-def _override(world: Gateways) -> str | None:
-    service = world.service(f"istio-{TARGET}") or {"metadata": {}}
-    return (service["metadata"].get("annotations") or {}).get(_ccm.OVERRIDE)
+@pytest.fixture(scope="module")
+def reusable(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
+    """The load balancer can be reused, and the routes are there: without them a gateway is not healthy, and is waited for."""
+    with gateways(lab, tmp_path_factory.mktemp("reusable"), "gw-reuse") as found:
+        found.call("reuse")
+        found.call("config")
+        yield found
+
+
+@pytest.fixture
+def ready(reusable: Gateways) -> Iterator[Gateways]:
+    """A world for one gateway. Afterwards it is gone, and all else is as it was, the source Service too."""
+    before = reusable.stage.world()
+    yield reusable
+    reusable.call("asm", state="absent")
+    left = differences(before, reusable.stage.world())
+    assert not left, "\n".join(left)
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_killed_anywhere_and_run_again_it_is_the_same_gateway(world: Gateways, number: int) -> None:
-    world.call("reuse")
-    world.call("config")  # without routes the gateway is not healthy, and would be waited for
+def test_killed_anywhere_and_run_again_it_is_the_same_gateway(ready: Gateways, number: int) -> None:
     with killed_at(number):
-        world.call("asm")
-    world.call("asm")
-    assert not world.call("asm").plan.changed
+        ready.call("asm")
+    ready.call("asm")
+    assert not ready.call("asm").plan.changed
     with killed_at(number):
-        world.call("asm", state="absent")
-    world.call("asm", state="absent")
-    assert world.service(f"istio-{TARGET}") is None
+        ready.call("asm", state="absent")
+    ready.call("asm", state="absent")
+    assert ready.service(f"istio-{TARGET}") is None
 
 
-def test_a_pod_that_cannot_start_is_told_at_once_with_its_own_reason(world: Gateways) -> None:
-    world.call("reuse")
-    world.call("config")  # without routes the gateway is not healthy, and would be waited for
+def test_a_pod_that_cannot_start_is_told_at_once_with_its_own_reason(ready: Gateways) -> None:
     missing = {"name": "NEEDS", "valueFrom": {"secretKeyRef": {"name": "not-there", "key": "x"}}}
     with pytest.raises(MigrationError) as caught:
-        world.call("asm", overrides={"env": [missing]})
+        ready.call("asm", overrides={"env": [missing]})
     assert "CreateContainerConfigError" in caught.value.message
     assert 'secret "not-there" not found' in caught.value.message
     assert caught.value.done == [f"create target/{NAMESPACE}/IstioGateway/{TARGET}"]
-    assert world.stage.shares() == {0.0}
+    assert ready.stage.shares() == {0.0}
 
 
-def test_a_service_of_that_name_is_never_taken_over(world: Gateways) -> None:
-    world.call("reuse")
-    world.call("config")  # without routes the gateway is not healthy, and would be waited for
+def test_a_service_of_that_name_is_never_taken_over(ready: Gateways) -> None:
     path = path_of("v1", "services", NAMESPACE, f"istio-{TARGET}")
     body = {"metadata": {"name": f"istio-{TARGET}"}, "spec": {"ports": [{"port": 1}], "selector": {"a": "b"}}}
-    world.ack.create(path_of("v1", "services", NAMESPACE), body)
+    ready.ack.create(path_of("v1", "services", NAMESPACE), body)
     try:
-        assert "exists already" in world.refused("asm").what
+        assert "exists already" in ready.refused("asm").what
     finally:
-        world.ack.delete(path)
+        ready.ack.delete(path)
 
 
-def test_an_istio_gateway_of_somebody_else_is_left_alone(world: Gateways) -> None:
-    world.call("reuse")
-    world.call("config")  # without routes the gateway is not healthy, and would be waited for
-    world.call("asm")
-    world.asm.patch(world.gateway_path(), {"metadata": {"labels": {"servicemesh.migration/managed-by": None}}})
-    assert not world.call("asm").plan.changed
-    assert "did not make" in world.refused("asm", state="absent").what
-    assert "is not this migration's" in world.refused("asm", overrides={"replicaCount": 7, "minReplicas": 7}).what
-    world.asm.patch(world.gateway_path(), {"metadata": {"labels": {"servicemesh.migration/managed-by": "gw-make"}}})
-
-
-def test_the_source_service_stays_untouched(world: Gateways) -> None:
-    world.call("reuse")
-    world.call("config")  # without routes the gateway is not healthy, and would be waited for
-    before = world.service(SOURCE)
-    world.call("asm")
-    world.call("asm", state="absent")
-    after = world.service(SOURCE)
-    assert before is not None
-    assert after is not None
-    assert (after["spec"], after["metadata"]["annotations"]) == (before["spec"], before["metadata"]["annotations"])
+def test_an_istio_gateway_of_somebody_else_is_left_alone(ready: Gateways) -> None:
+    ready.call("asm")
+    ready.asm.patch(ready.gateway_path(), {"metadata": {"labels": {"servicemesh.migration/managed-by": None}}})
+    assert not ready.call("asm").plan.changed
+    assert "did not make" in ready.refused("asm", state="absent").what
+    assert "is not this migration's" in ready.refused("asm", overrides={"replicaCount": 7, "minReplicas": 7}).what
+    ready.asm.patch(ready.gateway_path(), {"metadata": {"labels": {"servicemesh.migration/managed-by": "gw-reuse"}}})

@@ -26,14 +26,15 @@ pytestmark = pytest.mark.timeout(600)
 PATIENT = {"timeout": 8.0, "interval": 0.05, "window": 5, "min_requests": 30}
 
 
-@pytest.fixture
-def stage(lab: Lab, tmp_path: Path) -> Iterator[Stage]:
-    """Both gateways behind the load balancer, no traffic on the target. The lab is left as it was found."""
+@pytest.fixture(scope="module")
+def prepared(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Both gateways behind the load balancer. The lab is left as it was found."""
     with net.inside(lab):
-        one = Stage(lab, tmp_path, "stairs", ack_to_asm_steps=[5, 25, 100], ack_to_asm_hold=4)
+        folder = tmp_path_factory.mktemp("stairs")
+        one = Stage(lab, folder, "stairs", ack_to_asm_steps=[5, 25, 100], ack_to_asm_hold=4)
         (gate,) = one.variables["ack_to_asm_gates"]
         gate["probe"].update(PATIENT)
-        one = Stage(lab, tmp_path, "stairs", **one.variables)
+        one = Stage(lab, folder, "stairs", **one.variables)
         before = one.world()
         played = one.play("ack_to_asm_prepare")
         assert played.code == 0, played.text[-3000:]
@@ -43,6 +44,17 @@ def stage(lab: Lab, tmp_path: Path) -> Iterator[Stage]:
             played = one.play("ack_to_asm_rollback")
             left = differences(before, one.world())
             assert not left, f"the rollback left:\n{sequence(left)}\n{played.text[-3000:]}"
+
+
+@pytest.fixture
+def stage(prepared: Stage) -> Stage:
+    """No traffic on the target, and nothing told of an earlier shift."""
+    if prepared.shares() != {0.0}:
+        for playbook in ("ack_to_asm_rollback", "ack_to_asm_prepare"):
+            played = prepared.play(playbook)
+            assert played.code == 0, played.text[-3000:]
+    prepared.progress.unlink(missing_ok=True)
+    return prepared
 
 
 def live(lines: list[tuple[float, str]]) -> list[tuple[float, str]]:
@@ -135,4 +147,3 @@ def test_live_lines_are_events_of_a_runner(stage: Stage, tmp_path: Path) -> None
     assert all(event["counter"] < result["counter"] for event in shown)
     assert shown[0]["created"] < shown[-1]["created"] < result["created"]
     assert len(json.dumps(result)) < 100_000
-    stage.play("ack_to_asm_shift", "-e", '{"ack_to_asm_steps": [0]}')

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab import apps, mesh_ca, proc, traffic
+from lab import apps, mesh_ca, mesh_source, proc, traffic
 from lab.asm.render import OVERRIDE
 from lab.cluster import Cluster
 from lab.kubeapi import KubeError, path_of
@@ -174,7 +174,7 @@ def test_restarts_of_gateway_application_and_istiod_lose_nothing(lab: Lab, ack: 
         for namespace, name in (("istio-system", "istio-ingressgateway"), ("demo", "echo-v1"), ("istio-system", "istiod")):
             ack.kubectl("-n", namespace, "rollout", "restart", f"deployment/{name}")
             ack.kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=60s", timeout=70)
-        time.sleep(14)  # the old pods drain
+        time.sleep(mesh_source.PRE_STOP + mesh_source.DRAIN + 1)  # the old pods drain
     finally:
         summary = run.stop()
     assert (summary["failed"], summary["errors"]) == (0, {})

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,16 @@ QUICK = {"ack_to_asm_hold": 2, "ack_to_asm_steps": [5, 50, 100], "ack_to_asm_dra
 
 @pytest.fixture
 def stage(lab: Lab, tmp_path: Path) -> Iterator[Stage]:
-    """A described migration, the test's thread inside the lab's cloud. What a test leaves behind fails the test."""
+    """A described migration of the test's own."""
+    with staged(lab, tmp_path) as one:
+        yield one
+
+
+@contextmanager
+def staged(lab: Lab, folder: Path) -> Iterator[Stage]:
+    """A described migration, the test's thread inside the lab's cloud. What is left behind in the end fails the test."""
     with net.inside(lab):
-        one = Stage(lab, tmp_path, "it", **QUICK)
+        one = Stage(lab, folder, "it", **QUICK)
         one.lift_faults()
         before = one.world()
         try:
