@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._vm._service_plan import CONTENT, digest
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._service_plan import CONTENT, digest, subsets, widened
 from tests.unit.plugins.module_utils.vm.service_world import (
     VERSIONS,
     WORKLOADS,
@@ -96,6 +96,19 @@ def test_a_canary_comes_and_goes_and_its_subset_goes_after_its_routes() -> None:
     (decision,) = world.decide(forecast(workloads=WORKLOADS, subsets=VERSIONS[:1]))
     stages = {item.kind: item.stage for item in decision.writes}
     assert stages == {"DestinationRule": 45}
+
+
+def test_subsets_that_come_and_go_are_both_there_while_routes_change() -> None:
+    world = Memory()
+    world.carry_out(two_versions())
+    other = [VERSIONS[1], {"name": "v3", "labels": {"version": "v2"}}]
+    (decision,) = world.decide(forecast(workloads=WORKLOADS, subsets=other))
+    (rule,) = [item for item in decision.writes if item.kind == "DestinationRule"]
+    between = widened(rule)
+    assert between is not None and rule.body is not None and rule.stage > max(i.stage for i in decision.writes if i is not rule)
+    assert subsets(between) == {"v1", "v2", "v3"} and subsets(rule.body) == {"v2", "v3"}
+    # a run that is killed between both writes is continued: what is there then is ours
+    assert between["metadata"]["annotations"][CONTENT] == digest(between)
 
 
 def test_faults_hit_what_they_match_and_nothing_else() -> None:
