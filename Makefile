@@ -10,8 +10,8 @@ $(error $(PYTHON) is Python $(OLD_PYTHON), and 3.11 or newer is needed: make PYT
 endif
 SETUP := $(PYTHON) -m dev.setup
 RUN := $(PYTHON) -m dev.run
-# Processes that run tests at once: one has the lab, the other the rest (tests/groups.py).
-JOBS ?= 2
+# Processes that run tests at once: one has the lab, the others the rest (tests/groups.py). Three keep two cores busy: tests wait.
+JOBS ?= 3
 export PYTHONDONTWRITEBYTECODE := 1
 .DEFAULT_GOAL := help
 .PHONY: help changelog demo test lint sanity units integration molecule importer bench lab-up lab-down setup venv clean-cache

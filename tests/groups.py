@@ -35,7 +35,7 @@ def group(nodeid: str) -> str:
         return nodeid if "::test_check[" in nodeid else file
     if parts[:2] != ("tests", "integration") or parts[2] == "cloud":
         return file
-    if parts[2] in (BACKUP, VM):
+    if parts[2] == BACKUP or (parts[2] == VM and not needs_lab(file)):
         return parts[2]
     return PLANE if parts[2] == "ccm" or (parts[2] == "collection" and not needs_lab(file)) else LAB
 

@@ -95,7 +95,8 @@ def test_what_a_tool_imports_is_compiled_once(monkeypatch: pytest.MonkeyPatch, t
         ("tests/integration/collection/test_shift.py::test_x", groups.PLANE),
         ("tests/integration/ccm/test_own.py::test_x", groups.PLANE),
         ("tests/integration/backup/test_odd.py::test_x", groups.BACKUP),
-        ("tests/integration/vm/test_any.py::test_x", groups.VM),
+        ("tests/integration/vm/test_redirect_kernel.py::test_x", groups.VM),
+        ("tests/integration/vm/test_way.py::test_x", groups.LAB),
         ("tests/integration/cloud/test_data_plane.py::test_x", "tests/integration/cloud/test_data_plane.py"),
     ],
 )
