@@ -17,7 +17,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _
 Found = t.Iterator[Finding]
 #: Ports that agent and Envoy listen on: outbound, debug, inbound, tunnels, agent, statistics, health, DNS, Prometheus.
 PROXY_PORTS = (15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090)
-PROXIES = ("envoy", "pilot-agent", "kuma-dp", "linkerd2-proxy", "consul-dataplane", "wechat-envoy")
+PROXIES = ("envoy", "pilot-agent", "kuma-dp", "linkerd2-proxy", "consul-dataplan")  # as the kernel cuts them
 #: Chains of the packet filter that lead connections into a proxy, and whose they are.
 CHAINS = {"ISTIO_": "Istio", "KUMA_": "Kuma", "PROXY_INIT": "Linkerd", "CONSUL_PROXY": "Consul", "CILIUM_": "Cilium"}
 PROXY_USER = 1337
@@ -154,8 +154,8 @@ def istiod(facts: VmFacts) -> Found:
     name, given = facts.options["istiod_host"], facts.options["istiod_addresses"]
     there = facts.names.get(name, [])
     if not given and not there:
-        hint = "give istiod_addresses; vm_identity writes them into the hosts file"
-        yield Finding("istiod", "error", name, "its name is not known here, and no address was given", hint)
+        hint = "give istiod_addresses to have the way checked now; vm_identity will look for them in the cluster"
+        yield Finding("istiod", "warning", name, "its name is not known here, and no address was given", hint)
     elif given and there and not set(there) & set(given):
         what = f"here it is {', '.join(there)}, and not {', '.join(given)}"
         hint = "an old entry in the hosts file, or another mesh; vm_identity writes its own entry behind it"

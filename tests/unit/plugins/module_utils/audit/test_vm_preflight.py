@@ -147,7 +147,7 @@ def test_what_cannot_be_read_skips_its_checks_only() -> None:
 
 
 def test_without_a_name_and_an_address_of_istiod_it_is_said() -> None:
-    assert found(good(options=options(proxy_version="1.18.7", app_ports=[8080]), ways=[])) == {"istiod": "error"}
+    assert found(good(options=options(proxy_version="1.18.7", app_ports=[8080]), ways=[])) == {"istiod": "warning"}
 
 
 @pytest.mark.parametrize(
