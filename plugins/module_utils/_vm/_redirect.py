@@ -78,7 +78,7 @@ def _run(params: Params, store: guard.Store, check: bool) -> Outcome:
             store.remove()
         return outcome
     if present:
-        outcome.result |= apply(seen, store, params, outcome.plan)
+        outcome.result.update(apply(seen, store, params, outcome.plan))
     else:
         remove(seen, store, params, wanted)
     return outcome
@@ -235,7 +235,10 @@ def apply(seen: Seen, store: guard.Store, params: Params, made: Plan) -> dict[st
         host.change_routes([seen.routes[change.target][0 if change.action == "route" else 1] for change in routes], done)
         _verify(seen, made)
     except MigrationError as error:
-        guard.revert_now(store)
+        if not guard.revert_now(store):
+            # the timer was faster, and what was written after it had begun is still there
+            store.move("reverted", "pending")
+            guard.revert_now(store)
         error.why = f"{error.why}. What had been written was taken back" if done else error.why
         error.done = []
         raise
@@ -285,7 +288,8 @@ def remove(seen: Seen, store: guard.Store, params: Params, wanted: Wanted) -> No
         for tool, lines in programs.items():
             host.load(tool, lines, done)
             done.append(f"rules of {tool}")
-        # what somebody else applied once more meanwhile goes, too
+        # what somebody else applied once more meanwhile goes, too; but a rule that looks like one of ours is theirs from now on
+        store.forget("confirmed")
         seen = observe(params, wanted, store, present=False)
     left = [f"{tool}: {part.text()}" for tool, part in seen.live.items() if part]
     if left:

@@ -168,6 +168,16 @@ def test_others_stay_as_they_are(vm: Vm, backend: str) -> None:
 
 
 @BACKENDS
+def test_a_twin_of_our_rule_stays(vm: Vm, backend: str) -> None:
+    """Somebody had the very rule that an excluded interface needs: ours is a second one, and goes alone."""
+    assert vm.redirect(exclude_interfaces=["eth1"])["confirmed"]
+    twins = [line for line in vm.saved()[vm.tools[0]] if line == "-A PREROUTING -i eth1 -j RETURN"]
+    assert len(twins) == 2
+    assert vm.redirect(state="absent")["plan"]
+    assert vm.saved() == vm.before
+
+
+@BACKENDS
 def test_check_mode_changes_nothing(vm: Vm, backend: str) -> None:
     found = vm.call(check=True, ipv6=True)
     assert [change["action"] for change in found["plan"]] == ["redirect", "redirect", "route"]
