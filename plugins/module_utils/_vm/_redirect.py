@@ -281,7 +281,7 @@ def remove(seen: Seen, store: guard.Store, params: Params, wanted: Wanted) -> No
     guard.unpersist()
     done = [guard.UNIT]
     host.change_routes([seen.routes[name][1] for name in sorted(seen.routes_there)], done)
-    for dummy in range(3):
+    for _dummy in range(3):
         programs = seen.programs()
         if not programs:
             break

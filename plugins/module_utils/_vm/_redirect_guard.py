@@ -113,7 +113,7 @@ class Store:
         make_private(self.folder)
         with open(self.folder / "lock", "w", encoding="utf-8") as stream:
             os.chmod(self.folder / "lock", 0o600)
-            for dummy in range(150):
+            for _dummy in range(150):
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
@@ -264,7 +264,7 @@ def revert_now(store: Store) -> bool:
 
 def settle(store: Store) -> str:
     """Before anything else: an earlier run's change that was never proven goes. Gives a note about it, or ""."""
-    for dummy in range(50):  # the timer may be at work in this very moment
+    for _dummy in range(50):  # the timer may be at work in this very moment
         if not (store.folder / "reverting.json").exists():
             break
         time.sleep(0.2)

@@ -35,7 +35,7 @@ def wrong(probe: t.Mapping[str, t.Any]) -> str:
     if bool(probe.get("url")) == bool(probe.get("tcp")):
         return "a probe has either url or tcp"
     if probe.get("tcp"):
-        host, dummy, port = str(probe["tcp"]).rpartition(":")
+        host, _dummy, port = str(probe["tcp"]).rpartition(":")
         return "" if host and port.isdigit() and 0 < int(port) < 65536 else f"{probe['tcp']!r} is not host:port"
     parts = urllib.parse.urlsplit(str(probe["url"]))
     return "" if parts.scheme in ("http", "https") and parts.hostname else f"{probe['url']!r} is not a URL of http or https"
@@ -46,7 +46,7 @@ def ask(probe: t.Mapping[str, t.Any]) -> str:
     timeout = float(probe.get("timeout") or 3)
     try:
         if probe.get("tcp"):
-            host, dummy, port = str(probe["tcp"]).rpartition(":")
+            host, _dummy, port = str(probe["tcp"]).rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout).close()
             return ""
         parts = urllib.parse.urlsplit(str(probe["url"]))

@@ -109,10 +109,10 @@ def parse(saved: str) -> Tables:
         elif line.startswith(":"):
             chains.setdefault(line[1:].split()[0], [])
         elif line.startswith("-A "):
-            chain, dummy, spec = line[3:].partition(" ")
+            chain, _dummy, spec = line[3:].partition(" ")
             chains.setdefault(chain, []).append(spec)
         elif line.startswith("["):  # counters, when somebody's iptables-save always prints them
-            chain, dummy, spec = line.partition("-A ")[2].partition(" ")
+            chain, _dummy, spec = line.partition("-A ")[2].partition(" ")
             chains.setdefault(chain, []).append(spec)
     return tables
 
