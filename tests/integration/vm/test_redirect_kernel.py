@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class Vm:
             tool: [line for line in lines if "ISTIO_" not in line or "portals" in line] for tool, lines in self.saved().items()
         }
 
-    def call(self, *, check: bool = False, **given: Any) -> dict[str, Any]:
+    def call(self, *, check: bool = False, apart: bool = True, **given: Any) -> dict[str, Any]:
         defaults = {name: option.get("default") for name, option in redirect_spec().items()}
         own = {
             "version": "1.31.0",
@@ -119,7 +120,8 @@ class Vm:
             "state_dir": str(self.folder / "state" / "redirect"),
         }
         # a pid namespace of its own: this test may itself have been started over ssh, and no process stays behind
-        argv = self.space.argv("unshare", "--pid", "--fork", "--mount-proc", "--", sys.executable, "-c", RUNNER)
+        own_pids = ["unshare", "--pid", "--fork", "--mount-proc", "--"] if apart else []
+        argv = self.space.argv(*own_pids, sys.executable, "-c", RUNNER)
         env = {**os.environ, "PYTHONPATH": os.environ["ANSIBLE_COLLECTIONS_PATH"]}
         text = json.dumps({"params": {**defaults, **own, **given}, "check": check})
         done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=60, env=env)
@@ -270,6 +272,25 @@ def test_the_way_back_from_everywhere(vm: Vm, backend: str) -> None:
     again = vm.redirect(ipv6=True)
     assert again["confirmed"] and any("never proven" in note for note in again["notes"])
     assert vm.redirect(ipv6=True)["notes"] == []
+
+
+@pytest.mark.thorough
+def test_the_timer_without_systemd(tmp_path: Path) -> None:
+    """A process of its own session outlives the module, takes the rules back, and ends."""
+    vm = Vm(tmp_path, "nft")
+    try:
+        assert vm.call(apart=False, revert_after=15)["pending"]["timer"] == "process"
+        written = vm.saved()
+        assert written != vm.before
+        pid = json.loads((vm.folder / "state/redirect/waiting.json").read_text())["pid"]
+        time.sleep(12)
+        assert vm.saved() == written, "too early"
+        time.sleep(6)
+        assert vm.saved() == vm.before
+        assert not Path(f"/proc/{pid}").exists()
+        assert vm.redirect()["confirmed"]
+    finally:
+        vm.close()
 
 
 @BACKENDS
