@@ -65,7 +65,7 @@ def _run(params: Params, store: guard.Store, check: bool) -> Outcome:
     if note:
         seen.notes.append(note)
     outcome = Outcome(plan(seen, wanted, store, params, present))
-    if present and outcome.plan.changed:
+    if present and seen.programs():
         _proxy_ready(wanted, seen, check)
     outcome.result = {
         "backend": params["backend"] if params["backend"] != "auto" else host.backend_in_use("auto"),
@@ -138,7 +138,8 @@ def observe(params: Params, wanted: Wanted, store: guard.Store, present: bool) -
             notes.append(f"rules that another program made are in {tool}; they are replaced")
         if tool.backend != backend and tables.foreign(content, live[tool]).get("nat") and present:
             notes.append(f"somebody else's rules are in the nat table of {tool}; both back ends see each packet")
-    routes = host.routes(wanted)
+    # what goes, goes whole: also the routes that another program made for rules that are gone by now
+    routes = host.routes(wanted if present else dataclasses.replace(wanted, tproxy=True, ipv6=True, inbound_ports=("*",)))
     routes.update({name: (words[0], words[1]) for name, words in confirmed.get("routes", {}).items() if name not in routes})
     return Seen(
         tables=found,

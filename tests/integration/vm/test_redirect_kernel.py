@@ -209,9 +209,13 @@ def test_what_istio_iptables_made_goes(vm: Vm, backend: str, half: bool) -> None
         vm.space.run(
             f"{tool}-restore", "--noflush", stdin="".join(f"{x}\n" for x in program.splitlines() if not x.startswith("-N"))
         )
+    for words in ("rule add fwmark 1337 lookup 133", "route add local default dev lo table 133", "-6 addr add ::6/128 dev lo"):
+        vm.space.run("ip", *words.split())
     assert vm.saved() != vm.before
     assert vm.redirect(state="absent")["plan"]
     assert vm.saved() == vm.before
+    left = [vm.space.run("ip", *words) for words in (("rule",), ("route", "show", "table", "all"), ("-6", "addr"))]
+    assert not any(word in text for text in left for word in ("0x539", "table 133", "::6/128"))
 
 
 def test_the_other_back_end_is_cleaned(tmp_path: Path) -> None:
