@@ -113,6 +113,9 @@ def clean(obj: Object) -> Object:
 # -- what mesh objects refer to -------------------------------------------------------------------------------------
 
 
+_KNOWN = 10_000  # hosts; looking at one again costs little
+
+
 class References:
     """Services, Secrets and pods that mesh objects name, collected while these go by. Holds names, never objects."""
 
@@ -199,6 +202,8 @@ class References:
         """``name``, ``name.namespace``, ``name.namespace.svc...``; other hosts name no Service that exists."""
         if (namespace, host) in self._known:
             return
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
         self._known.add((namespace, host))
         parts = host.split(".")
         if len(parts) == 1:

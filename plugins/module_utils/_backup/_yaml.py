@@ -23,7 +23,8 @@ _NO = "\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff"
 _ODD = re.compile(f"[{_NO}]")
 _LITERAL = re.compile(f"[^\\s\x00-\x1f{_NO}][^\x00-\x08\x0a-\x1f{_NO}]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<real>\.[0-9]+(?:e[+-][0-9]+)?)?")
-_CACHE = 50_000
+_CACHE = 10_000  # of each: what is kept of a large mesh takes no more room than what is kept of a middling one
+_SHAPES = 5_000
 
 _seen: dict[str, str] = {}  # texts that have none of MARKED in them
 # What `_rows` made, by the keys as they come, at one place of a document.
@@ -51,7 +52,7 @@ def marked(value: t.Mapping[str, t.Any]) -> tuple[str, bool]:
     if not value:
         return "{}\n", False
     out: list[str] = [""]  # the first one is no text: it is set when a word of MARKED went by
-    if _shapes[0] > _CACHE // 10:
+    if _shapes[0] > _SHAPES:
         _top.clear()
         _shapes[0] = 0
     _mapping(value, "\n", "\n", _top, out)
