@@ -27,7 +27,13 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool 
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _token
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._engine import Engine
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._envoy import descendants
-from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_host import PATH, command, ssh_connection
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_host import (
+    PATH,
+    command,
+    ssh_connection,
+    tools,
+)
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_host import read as read_tables
 
 Object = dict[str, t.Any]
 PROGRAMS = ("iptables", "ip6tables", "iptables-restore", "iptables-save", "ip", "unshare", "systemd-run")
@@ -178,13 +184,11 @@ def _filter(facts: VmFacts) -> None:
     if not facts.root:
         return
     tables = {}
-    for tool in ("iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"):
-        names = pathlib.Path("/proc/net/ip6_tables_names" if "6" in tool else "/proc/net/ip_tables_names")
-        if "legacy" in tool and (not names.exists() or not names.read_text().strip()):
-            continue  # asking would load tables into the kernel
-        saved = command(f"{tool}-save")
-        if saved.returncode == 0 and re.search(r"^-A ", saved.stdout, re.M):
-            tables[tool] = sorted(set(re.findall(r"^:(\S+)", saved.stdout, re.M)))
+    for tool in tools(facts.backend):
+        found = read_tables(tool) or {}
+        if any(specs for chains in found.values() for specs in chains.values()):
+            name = "ip6tables" if tool.family == 6 else "iptables"
+            tables[f"{name}-{tool.backend}"] = sorted({chain for chains in found.values() for chain in chains})
     facts.tables = tables
     if not facts.programs["unshare"]:
         return
