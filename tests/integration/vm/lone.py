@@ -175,10 +175,11 @@ class Lone:
         return self.cloud("ansible-playbook", "-i", str(self.lab.dir / "inventory.yml"), str(path), *words)
 
     def environment(self) -> dict[str, str]:
-        """One's own control sockets, so that no master connection outlives this machine; answers as JSON."""
+        """Control sockets of one's own, so that no master connection outlives this machine; answers as JSON."""
         return {
             **os.environ,
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+            "ANSIBLE_STDOUT_CALLBACK": "default",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.lab.dir / "cp"),
             "ANSIBLE_LOCAL_TEMP": str(self.lab.dir / "tmp"),
         }
@@ -186,7 +187,7 @@ class Lone:
     def redirect(self, *words: str, timeout: float = 180, **options: Any) -> dict[str, Any]:
         """The task's result."""
         argv = self.argv("-v", *words, **{"version": "1.31.0", **options})
-        env = {**self.environment(), "ANSIBLE_STDOUT_CALLBACK": "default", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+        env = self.environment()
         done = subprocess.run(
             argv, env=env, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
         )

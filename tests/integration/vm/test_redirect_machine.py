@@ -173,7 +173,7 @@ def test_kill_9_of_the_controller(plain: Lone, moment: str) -> None:
     solo = plain
     before = solo.rules()
     play = start(solo)
-    solo.machine.run(["sh", "-c", f"until {MOMENTS[moment]}; do sleep 0.01; done"], timeout=60)
+    solo.machine.run(["sh", "-c", f"until {MOMENTS[moment]}; do sleep 0.01; done"], timeout=150)
     os.killpg(play.pid, signal.SIGKILL)
     play.wait()
     print(moment, "->", consistent(solo, before, SECONDS + 5))
@@ -189,7 +189,7 @@ def test_reboot(plain: Lone, moment: str) -> None:
     play = start(solo)
     script = f"until {MOMENTS[moment]}; do sleep 0.01; done; {PLUG}"
     with contextlib.suppress(LabError):
-        solo.machine.run(["sh", "-c", script], timeout=60, check=False)
+        solo.machine.run(["sh", "-c", script], timeout=150, check=False)
     back(solo, was)
     os.killpg(play.pid, signal.SIGKILL)
     play.wait()
@@ -225,3 +225,18 @@ def test_two_controllers_at_once(plain: Lone) -> None:
     assert found and ("error" in found[0] or found[0]["confirmed"])
     consistent(solo, before, SECONDS + 5)
     completes(solo, before)
+
+
+@pytest.mark.thorough
+def test_two_modes_one_after_the_other(plain: Lone) -> None:
+    """Both modes, both families and DNS over ssh: the connection of the play itself lives through each change."""
+    solo = plain
+    before = solo.rules()
+    dns = {"dns_capture": True, "dns_capture_all": True}
+    for given in ({"mode": "TPROXY", "ipv6": True}, {"ipv6": True, "drop_invalid": True}, {"version": "1.8.4"}):
+        found = solo.redirect(probes=[], **given)
+        assert found.get("confirmed") and found["changed"], found
+        assert solo.ssh()
+    assert "15053" in solo.redirect(**dns)["msg"], "names are captured although nobody answers them"
+    solo.redirect(state="absent")
+    assert solo.rules() == before
