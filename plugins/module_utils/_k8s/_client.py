@@ -22,7 +22,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._plain import plain_access
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._wire import Answer, Library, QuietError, Wire, WireError
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._wire import Answer, QuietError, Wire, WireError
 
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -52,12 +52,11 @@ class Cluster:
         self._configured: t.Any = None
         self._login: tuple[float, dict[str, str]] = (0.0, {})
         access = plain_access(options, _CONNECTIONS)
-        self._wire: Wire | Library
         if access is not None:
             self.host, self._wire, self._login = access.host, access.wire, (math.inf, access.headers)
         else:
             self.host = str(self.configuration.host).rstrip("/")
-            self._wire = Library(self.host, _pool(self.configuration))
+            self._wire = Wire(self.host, _pool(self.configuration))
         self._discovered: dict[str, list[Object]] = {}
         self._wanted_uid = options.get("cluster_uid")
         self._uid: str | None = None
@@ -374,7 +373,7 @@ class Cluster:
                 transient="certificate" not in why.lower(),
                 details={"status": 0},
             ) from error
-        return self._read(status, found, method, where)
+        return self._read(status, found, method, where, text=accept == "*/*")
 
     def _auth_headers(self) -> dict[str, str]:
         until, headers = self._login
@@ -387,13 +386,25 @@ class Cluster:
         self._login = (time.monotonic() + _LOGIN, headers)
         return headers
 
-    def _read(self, status: int, data: bytes, method: str, where: str) -> Object:
+    def _read(self, status: int, data: bytes, method: str, where: str, *, text: bool = False) -> Object:
+        """The answer's object, or ``{"text": ...}`` where any text was asked for. A cut or foreign answer is none."""
+        if text and status < 400:
+            return {"text": data.decode(errors="replace")}
         try:
-            answer = json.loads(data) if data else {}
+            answer = json.loads(data) if data or method == "GET" else {}
         except ValueError:
-            answer = {"text": data.decode(errors="replace")} if status < 400 else {}
+            answer = None
         if status < 400 and isinstance(answer, dict):
             return answer
+        if status < 400:
+            raise MigrationError(
+                f"The API server of {self.name} answered {method} with something that is no JSON object",
+                where=f"{where} at {self.host}",
+                why=f"{len(data)} bytes that begin with {data[:80].decode(errors='replace')!r}",
+                todo="check the address and the proxy: something else may answer there, or cut answers off",
+                transient=True,
+                details={"status": 0},
+            )
         if status == 401 and self._login[0] < math.inf:
             self._login = (0.0, {})
         reason = str(answer.get("message") or "") if isinstance(answer, dict) else ""

@@ -35,6 +35,17 @@ class Access:
     wire: Wire
 
 
+class _Shared(ssl.SSLContext):
+    """One context for all threads. urllib3 sets its protocols anew for every connection, and OpenSSL frees the old list while
+    another thread may be copying it: one handshake in some thousands was garbage (alert decode_error)."""
+
+    fixed = False
+
+    def set_alpn_protocols(self, alpn_protocols: t.Iterable[str]) -> None:
+        if not self.fixed:
+            super().set_alpn_protocols(alpn_protocols)
+
+
 def plain_access(options: t.Mapping[str, t.Any], connections: int) -> Access | None:
     """None when it is not that plain, or is wrong: the library knows what to do or say then."""
     path = str(options.get("kubeconfig") or "")
@@ -50,6 +61,7 @@ def plain_access(options: t.Mapping[str, t.Any], connections: int) -> Access | N
 
 
 def _access(path: pathlib.Path, context: str | None, connections: int) -> Access | None:
+    import urllib3  # pylint: disable=import-outside-toplevel
     import yaml  # pylint: disable=import-outside-toplevel
 
     config = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -63,8 +75,9 @@ def _access(path: pathlib.Path, context: str | None, connections: int) -> Access
     certificate, key = _content(path, user, "client-certificate"), _content(path, user, "client-key")
     if not authority or bool(certificate) != bool(key):
         return None
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls = _Shared(ssl.PROTOCOL_TLS_CLIENT)
     tls.set_alpn_protocols(["http/1.1"])
+    tls.fixed = True
     tls.load_verify_locations(cadata=authority.decode("ascii"))
     if certificate and key:
         with tempfile.TemporaryDirectory() as folder:  # 0700, and gone at once: OpenSSL reads files only
@@ -73,7 +86,9 @@ def _access(path: pathlib.Path, context: str | None, connections: int) -> Access
             file.write_bytes(certificate.rstrip() + b"\n" + key)
             tls.load_cert_chain(str(file))
     headers = {"authorization": f"Bearer {user['token']}"} if user.get("token") else {}
-    return Access(server.rstrip("/"), headers, Wire(server, tls, connections))
+    pool = urllib3.PoolManager(num_pools=4, maxsize=connections, ssl_context=tls, cert_reqs="CERT_REQUIRED")
+    host = server.rstrip("/")
+    return Access(host, headers, Wire(host, pool))
 
 
 def _named(entries: t.Sequence[t.Mapping[str, t.Any]], name: str) -> t.Mapping[str, t.Any]:

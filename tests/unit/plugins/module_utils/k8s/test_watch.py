@@ -124,3 +124,12 @@ def test_an_api_server_that_forgot_or_forbids_is_told(server: Server) -> None:
     server.status, server.open = 403, False
     with pytest.raises(MigrationError, match="may not watch"):
         server.watch().events(0.1)
+
+
+@pytest.mark.parametrize("body", [b'{"items": [{"metadata"', b"<html>Sign in</html>", b"[]", b"\xff\xfe", b""])
+def test_an_answer_that_is_no_object_is_never_an_empty_list(server: Server, body: bytes) -> None:
+    server.lines, server.open = [body] if body else [], False
+    with pytest.raises(MigrationError, match="no JSON object") as caught:
+        list(server.cluster.list_all(SERVICE))
+    assert "cut answers off" in caught.value.todo
+    assert server.cluster.text("/metrics") == body.decode(errors="replace")
