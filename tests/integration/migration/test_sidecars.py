@@ -10,65 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from lab import apps, net
-from lab.asm.migrate import MESH_CONFIG, OBJECT, OWN_HOOK_PATH
 from lab.demo import evidence
 from lab.demo.stage import Stage
-from lab.kube import Object, path_of
 from lab.load import Load
-from lab.mesh_asm import ACK_ID, MESH_ID
+from lab.mesh_asm import MESH_ID
 from lab.state import Lab
-from tests.integration.migration.conftest import QUICK
+from tests.integration.migration.whole import POLICY, SHIFT, labels, proxies, whole_stage
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1200)]
-SYSTEM = path_of("v1", "namespaces", None, "istio-system")
-POLICY = path_of("security.istio.io/v1", "peerauthentications", apps.NAMESPACE, "default")
-SHIFT = ("--skip-tags", "finish")
-WHOLE = {
-    **QUICK,
-    "ack_to_asm_mesh_id": MESH_ID,
-    "ack_to_asm_cluster_id": ACK_ID,
-    "ack_to_asm_waves": [1, "100%"],
-    "ack_to_asm_restart_waves": ["100%"],
-    "ack_to_asm_shift_order": ["sidecars", "ingress"],
-    "ack_to_asm_sidecar_hold": 2,
-}
-
-
-def proxies(stage: Stage) -> set[str]:
-    """The meshes of the application's sidecars; Istio's have no id."""
-    found = set()
-    for pod in stage.ack.get(path_of("v1", "pods", apps.NAMESPACE))["items"]:
-        if pod["metadata"].get("deletionTimestamp"):
-            continue
-        for one in pod["spec"].get("initContainers") or []:
-            if one["name"] == "istio-proxy":
-                found.add(next((item["value"] for item in one["env"] if item["name"] == "ASM_ID"), ""))
-    return found
-
-
-def labels(stage: Stage) -> dict[str, Object]:
-    items = stage.ack.get(path_of("apps/v1", "deployments", apps.NAMESPACE))["items"]
-    return {item["metadata"]["name"]: item["spec"]["template"]["metadata"]["labels"] for item in items}
 
 
 @pytest.fixture
 def whole(lab: Lab, tmp_path: Path) -> Iterator[Stage]:
-    with net.inside(lab):
-        stage = Stage(lab, tmp_path, "whole", **WHOLE)
-        # Rollouts on a machine that others use too make answers late; none of them may be missing, which is counted.
-        (gate,) = stage.variables["ack_to_asm_gates"]
-        gate["probe"] |= {"timeout": 10, "min_requests": 20}
-        stage = Stage(lab, tmp_path, "whole", **{**WHOLE, "ack_to_asm_gates": [gate]})
-        before = stage.ack.get(MESH_CONFIG)["data"]["mesh"]
-        try:
-            yield stage
-        finally:
-            played = stage.play("ack_to_asm_rollback")
-            stage.ack.patch(MESH_CONFIG, {"data": {"mesh": before}})
-            stage.ack.patch(SYSTEM, {"metadata": {"labels": {"istio-injection": None}}})
-            stage.forget_mirror()
-            assert played.code == 0, played.text[-4000:]
+    with whole_stage(lab, tmp_path) as stage:
+        yield stage
 
 
 def test_workloads_and_ingress_move_and_come_back(lab: Lab, whole: Stage) -> None:
@@ -87,7 +42,6 @@ def test_workloads_and_ingress_move_and_come_back(lab: Lab, whole: Stage) -> Non
         finally:
             whole.end_traffic()
         assert proxies(whole) == {""} and labels(whole) == before
-        load.ack.wait("the end of ASM's part", lambda: whole.asm.find(OBJECT) is None and not whole.ack.find(OWN_HOOK_PATH), 30)
         told = load.stop()
     _buckets, summary = evidence.read(file)
     assert summary["failed"] == 0, summary
