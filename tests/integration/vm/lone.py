@@ -85,6 +85,16 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/sh -c 'sleep 1; iptables -t nat -N DOCKER; iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER'
 """
+# A machine of the lab gets its network, with the kernel's rules in it, from outside: a real one boots with none.
+EMPTY = """[Unit]
+DefaultDependencies=no
+Before=basic.target
+[Service]
+Type=oneshot
+ExecStart=/usr/sbin/nft flush ruleset
+[Install]
+WantedBy=basic.target
+"""
 APP = "import http.server as h; h.ThreadingHTTPServer(('0.0.0.0', {port}), h.SimpleHTTPRequestHandler).serve_forever()"
 
 
@@ -104,6 +114,7 @@ class Lone:
             units={
                 "proxy.service": proxy,
                 "docker.service": DOCKER,
+                "empty.service": EMPTY,
                 "app.service": UNIT.format(user="nobody", run="/usr/bin/python3 /opt/lab/app.py"),
             },
         )
