@@ -15,12 +15,14 @@ import http.client
 import json
 import os
 import socket
+import time
 import typing as t
 import urllib.parse
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 
 SOCKETS = ("/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock")
+REMOVING = ("removing", "dead")
 Object = dict[str, t.Any]
 
 
@@ -122,6 +124,7 @@ class Engine:
         return self.get(f"/containers/{name}/json")
 
     def create(self, name: str, body: Object) -> None:
+        self._wait_gone(name)  # a removal that another run began may still be under way
         self.call("POST", "/containers/create", {"name": name}, body)
 
     def start(self, name: str) -> None:
@@ -131,8 +134,27 @@ class Engine:
         self._quiet(304, "POST", f"/containers/{name}/stop", {"t": str(seconds)}, timeout=seconds + self._timeout)
 
     def remove(self, name: str) -> None:
-        """With the volumes that it made without a name."""
-        self._quiet(404, "DELETE", f"/containers/{name}", {"force": "true", "v": "true"})
+        """With the volumes that it made without a name. It is gone when this returns."""
+        try:
+            self._quiet(404, "DELETE", f"/containers/{name}", {"force": "true", "v": "true"})
+        except MigrationError as error:
+            if (
+                error.details.get("status") != 409
+            ):  # else somebody's removal is in progress, perhaps that of a run that was killed
+                raise
+        self._wait_gone(name, removing=True)
+
+    def _wait_gone(self, name: str, removing: bool = False, timeout: float = 60) -> None:
+        """Until a container that is being removed is gone. One that is not is only waited for when it was just removed."""
+        end = time.monotonic() + timeout
+        while (found := self.container(name)) is not None:
+            status = str((found.get("State") or {}).get("Status") or "")
+            if not removing and status not in REMOVING:
+                return
+            if time.monotonic() > end:
+                todo = "look at the engine's own log, then run again"
+                raise MigrationError("The engine does not end a removal", where=name, why=f"its state is {status}", todo=todo)
+            time.sleep(0.1)
 
     def logs(self, name: str, lines: int = 20) -> str:
         """The end of what it wrote; frames of both streams in the order in which they came."""

@@ -21,6 +21,7 @@ import json
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._engine import REMOVING
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._identity import ISSUED_MOUNT, TOKEN_MOUNT
 
 Object = dict[str, t.Any]
@@ -102,7 +103,7 @@ def body(options: t.Mapping[str, t.Any], seen: Observed, *, helper: bool = False
     host: Object = {
         "NetworkMode": "host",
         "Binds": binds,
-        "Tmpfs": {SOCKET_FOLDER: "rw,mode=1777"},
+        "Tmpfs": {SOCKET_FOLDER: f"rw,mode=1777,uid={_uid(options['user'])}"},
         "CapAdd": list(options["capabilities"] or []),
         "RestartPolicy": {"Name": options["restart_policy"]},
         "LogConfig": {
@@ -131,6 +132,12 @@ def body(options: t.Mapping[str, t.Any], seen: Observed, *, helper: bool = False
     whole = json.dumps([made, seen.image, texts], sort_keys=True)
     made["Labels"][CONFIG] = hashlib.sha256(whole.encode()).hexdigest()[:32]
     return made
+
+
+def _uid(user: str) -> str:
+    """Whose the folder of the agent's sockets is. Its mode does not last: runc gives it that of the mount point at a restart."""
+    word = str(user or "").partition(":")[0]
+    return word if word.isdigit() else "1337"
 
 
 def _log_limits(options: t.Mapping[str, t.Any]) -> Object:
@@ -165,10 +172,11 @@ def plain_id(text: str) -> str:
 
 
 def container(found: Object | None) -> Container | None:
-    """From the engine's answer."""
-    if found is None:
+    """From the engine's answer. One that is being removed counts as gone."""
+    state = (found or {}).get("State") or {}
+    if found is None or state.get("Status") in REMOVING:
         return None
-    state, labels = found.get("State") or {}, (found.get("Config") or {}).get("Labels") or {}
+    labels = (found.get("Config") or {}).get("Labels") or {}
     return Container(
         image=plain_id(str(found.get("Image") or "")),
         running=bool(state.get("Running")) and not state.get("Restarting"),

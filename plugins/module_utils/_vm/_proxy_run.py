@@ -159,13 +159,6 @@ class Session:
         try:
             self.engine.start(self.helper)
             self.wait_ready(self.helper, HELPER)
-            wait_until(
-                lambda: True if self.serves(self.helper, HELPER) else None,
-                timeout=15,
-                what="the new proxy has the ports of the old one, too",
-                where=self.helper,
-                explain=lambda: self.explain(self.helper),
-            )
         except MigrationError as error:
             self.engine.remove(self.helper)
             error.todo = (
@@ -176,7 +169,7 @@ class Session:
         self.done.append(f"start {self.helper}")
 
     def serves(self, name: str, ports: Ports) -> bool:
-        """It is ready, and has the ports itself: an agent is ready, too, whose Envoy did not get them."""
+        """It is ready, and has the ports itself: an agent is ready before its Envoy has them, or when it never gets them."""
         found = container(self.engine.container(name))
         if found is None or not found.running or not _envoy.ready(ports.status):
             return False
@@ -241,7 +234,7 @@ class Session:
             found = container(self.engine.container(name))
             if found is None or (not found.running and found.restarts > 2):
                 raise MigrationError("The proxy ended", where=name, why=self.explain(name))
-            return True if found.running and _envoy.ready(ports.status) else None
+            return True if self.serves(name, ports) else None
 
         wait_until(
             ready,

@@ -71,6 +71,24 @@ def test_the_container_has_what_the_vendor_gives_it_and_its_limits() -> None:
     assert "Cmd" not in made and "Entrypoint" not in made
 
 
+@pytest.mark.parametrize(("user", "uid"), [("", "1337"), ("1337:1337", "1337"), ("2000", "2000"), ("istio-proxy", "1337")])
+def test_the_folder_of_the_sockets_is_the_agents_at_a_restart_too(user: str, uid: str) -> None:
+    assert _proxy.body(options(user=user), seen())["HostConfig"]["Tmpfs"][_proxy.SOCKET_FOLDER].endswith(f"uid={uid}")
+
+
+def test_a_container_that_is_being_removed_is_gone() -> None:
+    assert _proxy.container({"State": {"Status": "removing"}}) is None
+
+
+def test_a_removal_that_another_run_began_is_waited_for(engine: Engine) -> None:
+    Answers.say["DELETE /containers/x"] = (409, b'{"message": "removal of container x is already in progress"}')
+    Answers.say["GET /containers/x/json"] = (200, b'{"State": {"Status": "removing"}}')
+    timer = threading.Timer(0.3, Answers.say.pop, ["GET /containers/x/json"])
+    timer.start()
+    engine.remove("x")
+    assert "GET /containers/x/json" not in Answers.say
+
+
 def test_a_helper_has_no_port_of_its_own_in_common_with_the_proxy() -> None:
     usual, helper = (_proxy.body(options(), seen(), helper=one) for one in (False, True))
     env = dict(word.split("=", 1) for word in helper["Env"])

@@ -33,7 +33,7 @@ class World:
     def __init__(self) -> None:
         self.containers: dict[str, Object] = {}
         self.setting = "0"
-        self.steps, self.kill_at, self.dead = 0, 0, False
+        self.steps, self.kill_at, self.dead, self.pids = 0, 0, False, 0
         self.must_serve, self.broken = False, set[str]()
 
     def step(self) -> None:
@@ -48,7 +48,8 @@ class World:
         assert not self.must_serve or self.serving(), f"nobody serves after step {self.steps}"
 
     def serving(self) -> list[str]:
-        return [name for name, one in self.containers.items() if one["running"] and not one["drained"] and self.works(name)]
+        up = [name for name, one in self.containers.items() if one["running"] and not one["drained"] and not one["warming"]]
+        return [name for name in up if self.works(name)]
 
     def works(self, name: str) -> bool:
         return self.containers[name]["body"]["Image"] not in self.broken
@@ -74,13 +75,14 @@ class World:
     def create(self, name: str, body: Object) -> None:
         self.step()
         assert name not in self.containers
-        pid = 100 + self.steps
-        self.containers[name] = {"body": body, "running": False, "drained": False, "pid": pid}
+        self.pids += 1
+        pid = 100 + self.pids
+        self.containers[name] = {"body": body, "running": False, "drained": False, "warming": 0, "pid": pid}
         self.after()
 
     def start(self, name: str) -> None:
         self.step()
-        self.containers[name].update(running=True, drained=False)  # a new process has its ports again
+        self.containers[name].update(running=True, drained=False, warming=3)  # ready comes first, the ports later
         self.after()
 
     def stop(self, name: str, _seconds: int) -> None:
@@ -111,6 +113,8 @@ class World:
         return name in self.containers and bool(self.containers[name]["running"]) and self.works(name)
 
     def holds(self, _ports: Any, pids: list[int]) -> bool:
+        for one in self.containers.values():
+            one["warming"] = max(0, one["warming"] - 1)
         return any(self.containers[name]["pid"] in pids for name in self.serving())
 
     # the setting
@@ -134,7 +138,7 @@ def vm(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> World:
     }.items():  # fmt: skip
         monkeypatch.setattr(_proxy_run._envoy, name, call)
     monkeypatch.setattr(_proxy_run, "_SYSCTL", world)
-    monkeypatch.setattr(_proxy_run, "_SETTLE", 0.0)
+    monkeypatch.setattr(_proxy_run.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(_proxy_run.os, "geteuid", lambda: 0)
     (tmp_path / "cluster.env").write_text(ENV)
     world.folder = str(tmp_path)  # type: ignore[attr-defined]
