@@ -48,4 +48,4 @@ def rank(nodeid: str) -> int:
 
 def nice(nodeid: str) -> int:
     """How much a test gives way to others (see nice(1))."""
-    return 0 if group(nodeid) == LAB else 10
+    return 0 if group(nodeid) == LAB else 15
