@@ -258,10 +258,26 @@ EXAMPLES = r"""
 RETURN = r"""
 credential:
   description:
-    - What the token on the VM says of itself, with C(subject), C(audiences) and C(expires). The token itself is never shown.
+    - What the token on the VM says of itself. The token itself is never shown.
   returned: with O(state=present)
   type: dict
-  sample: {audiences: [istio-ca], expires: "2026-12-21T10:00:00Z", subject: "system:serviceaccount:vmns:vmsa"}
+  contains:
+    subject:
+      description: The service account.
+      returned: always
+      type: str
+      sample: system:serviceaccount:vmns:vmsa
+    audiences:
+      description: For whom the token is.
+      returned: always
+      type: list
+      elements: str
+      sample: [istio-ca]
+    expires:
+      description: When it ends.
+      returned: always
+      type: str
+      sample: "2026-12-21T10:00:00Z"
 due:
   description: For each token that was replaced, or would be (V(token), V(renewal_token)), the reason.
   returned: success

@@ -190,9 +190,9 @@ def _expose(spec: Object, service: VmService) -> None:
 
 
 def _outside(matches: t.Sequence[Object], service: VmService) -> t.Iterator[Object]:
-    first = next(port["port"] for port in service.ports if port["protocol"] in HTTP)
+    ports = [port["port"] for port in service.ports if port["protocol"] in HTTP]
     for gateway in service.given["gateways"]:
-        port = gateway["service_port"] or first
+        port = gateway["service_port"] or ports[0]
         for match in matches:
             if match.get("port") in (None, port) and match.get("gateways") in (None, ["mesh"]):
                 yield {**copy.deepcopy(match), "gateways": [gateway_name(gateway)], "port": gateway["port"]}

@@ -77,7 +77,8 @@ def test_the_way_back_under_traffic_is_quick_and_seen_live(stage: Stage) -> None
     result = stage.shift()
     assert (result["verdict"], result["share"]) == ("fail", 0)
     timings = result["timings"]
-    assert 0 < timings["first_write_s"] <= timings["last_write_s"] <= timings["verdict_to_weights_s"] <= 1.0
+    # P5 of `make bench` judges the second that the house promises; here others may use the machine.
+    assert 0 < timings["first_write_s"] <= timings["last_write_s"] <= timings["verdict_to_weights_s"] <= 3.0
     assert [step["verdict"] for step in result["steps"]] == ["pass", "fail"]
     # Only what the bad target answered was lost, and nothing after the weights were back.
     buckets, summary = evidence.read(file)

@@ -88,7 +88,7 @@ word = st.sampled_from(["password", "API_KEY", "Authorization", "eyJhbGciOiJIUzI
 @given(st.dictionaries(key | word, value | word | st.builds("{}\n{}".format, text, word), max_size=4))
 def test_a_word_near_a_secret_is_never_overlooked(data: dict[str, Any]) -> None:
     wrapped = {"kind": "VirtualService", "spec": [data, {"one": data}]}
-    for _ in range(2):  # the second time most of it is known
+    for _turn in range(2):  # the second time most of it is known
         written, marked = _yaml.marked(wrapped)
         assert written == _yaml.dump(wrapped)
         assert _scope.may_hold_secret("VirtualService", written, marked) == _scope.may_hold_secret("VirtualService", written)

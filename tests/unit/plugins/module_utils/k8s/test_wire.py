@@ -138,7 +138,7 @@ def get(wire: Wire, path: str, timeout: float = 5) -> tuple[int, bytes]:
 def test_whole_however_it_is_sent(server: Server, name: str, piece: int) -> None:
     server.answers, server.closes, server.piece = dict(WHOLE), set(CLOSES), piece
     wire = server.wire()
-    for _ in range(2):
+    for _turn in range(2):
         assert get(wire, name) == (200, BODY)
     assert server.connections == (2 if name in CLOSES else 1), "a connection is used again, unless the server ends it"
 
@@ -155,7 +155,7 @@ def test_cut_off_or_wrong_is_no_answer(server: Server, name: str) -> None:
 def test_a_connection_that_the_server_closed_meanwhile_is_not_used(server: Server) -> None:
     server.answers, server.closes = dict(WHOLE), {"length"}
     wire = server.wire()
-    for _ in range(3):
+    for _turn in range(3):
         assert get(wire, "length") == (200, BODY)
         time.sleep(0.05)
     assert (server.connections, server.requests) == (3, 3)

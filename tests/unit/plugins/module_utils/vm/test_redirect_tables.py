@@ -38,7 +38,7 @@ def run(before: Tables, lines: dict[str, list[str]]) -> Tables:
             if line.startswith(":"):
                 chains[line[1:].split()[0]] = []
                 continue
-            chain, _, spec = rest.partition(" ")
+            chain, _blank, spec = rest.partition(" ")
             if verb == "-X":
                 assert chains.pop(chain) == [], f"{chain} is not empty"
                 assert not any(tables.target(one) == chain for specs in chains.values() for one in specs), f"{chain} is in use"
@@ -49,7 +49,7 @@ def run(before: Tables, lines: dict[str, list[str]]) -> Tables:
             elif verb == "-D":
                 specs.remove(spec)
             else:
-                number, _, spec = spec.partition(" ")
+                number, _blank, spec = spec.partition(" ")
                 specs.insert(int(number) - 1, spec)
     return state
 
