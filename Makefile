@@ -25,7 +25,7 @@ setup: ## Debian packages, Python packages, Go programs (about 14 minutes the fi
 venv: ## only the Python packages
 	@$(SETUP) venv
 
-demo: setup ## watch live traffic move from Istio to ASM and nothing be lost (ROLLBACK=1: a gate trips and it moves back)
+demo: setup ## watch live traffic move from Istio to ASM and nothing be lost (ROLLBACK=1: a gate trips and it moves back; STRICT=1: mutual TLS only)
 	@$(RUN) python -m lab.demo
 
 test: setup ## everything that CI runs (LAB_THOROUGH=1: the long campaigns too)

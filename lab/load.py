@@ -77,20 +77,22 @@ class Load:
     """The client's run. Use `running`, or `start` and `stop`."""
 
     target: Sequence[str] = (f"-target=echo=http://echo.{NAMESPACE}/",)
+    #: With it one answer goes on all the time (see lab.demo.streams).
+    stream: Sequence[str] = (f"-stream=echo=http://echo.{NAMESPACE}/stream",)
 
     def __init__(self, lab: Lab) -> None:
         self.ack, self.asm = Cluster(lab, "ack", 1), Cluster(lab, "asm", 2)
         self._made_namespace = False
 
     @contextmanager
-    def running(self, rate: float = 120, *, strict: bool = False, copied: bool = True) -> Iterator[Load]:
-        self.start(rate, strict=strict, copied=copied)
+    def running(self, rate: float = 120, *, strict: bool = False, copied: bool = True, streams: bool = False) -> Iterator[Load]:
+        self.start(rate, strict=strict, copied=copied, streams=streams)
         try:
             yield self
         finally:
             self.remove()
 
-    def start(self, rate: float = 120, *, strict: bool = False, copied: bool = True) -> None:
+    def start(self, rate: float = 120, *, strict: bool = False, copied: bool = True, streams: bool = False) -> None:
         """The client sends, and is answered. `copied`: ASM has the policy too; else a migration has to copy it.
 
         :raises LabError: it is there already, or does not get an answer within a minute.
@@ -105,7 +107,7 @@ class Load:
                 self._made_namespace = True
             for cluster in (self.asm, self.ack) if copied else (self.ack,):
                 cluster.apply_object("security.istio.io/v1", "peerauthentications", _peer_authentication())
-        self.ack.apply_object("apps/v1", "deployments", deployment(rate, self.target))
+        self.ack.apply_object("apps/v1", "deployments", deployment(rate, [*self.target, *(self.stream if streams else ())]))
         self.ack.wait("answers to the client", lambda: any(line["ok"] for line in self.buckets()), 60)
         self.ack.wait("the client", lambda: bool(self.ack.api.get(DEPLOYMENT)["status"].get("availableReplicas")), 60)
 
@@ -161,6 +163,10 @@ class Load:
     def buckets(self) -> list[Mapping[str, Any]]:
         """The lines of time of all pods, in the order of time."""
         return sorted((line for line in self._all() if "served" in line and not line.get("summary")), key=lambda line: line["t"])
+
+    def streams(self) -> list[Mapping[str, Any]]:
+        """A line for each stream that has ended, at the latest with its client."""
+        return [line for line in self._all() if "stream" in line]
 
     def failures(self) -> list[Mapping[str, Any]]:
         return [line for line in self._all() if "failure" in line]

@@ -5,7 +5,7 @@
 lost: one on the internet's side of the load balancer, one in a pod that calls the application through its sidecar.
 
 ROLLBACK=1 moves the ingress only, and makes the new gateway answer 503 at the step of 25 %: a gate must notice, and the traffic
-must be back at once.
+must be back at once. STRICT=1 lets the workloads take nothing but mutual TLS; the migration copies that policy, too.
 DEMO_EVIDENCE names a file for the evidence (JSON). LAB_KEEP=1 leaves the lab up. Environment DEMO_HOLD: seconds a step.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import net
-from lab.demo import evidence
+from lab.demo import evidence, streams
 from lab.demo.stage import ROOT, Stage, differences, sequence
 from lab.load import Load
 from lab.mesh_asm import ACK_ID, MESH_ID
@@ -37,6 +37,10 @@ WORKLOADS: dict[str, Any] = {
     "ack_to_asm_sidecar_hold": 5,
 }
 LIMIT_S = 900.0
+
+
+def asked(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
 
 
 def say(text: str = "") -> None:
@@ -89,9 +93,11 @@ def migrate(stage: Stage, rollback: bool) -> dict[str, Any]:
 
     load = None if rollback else Load(Lab(stage.lab.name))  # what it knows of its nodes is of after `lab up`
     if load is not None:
-        load.start(INSIDE)
+        load.start(INSIDE, strict=asked("STRICT"), copied=False, streams=True)
     before = stage.world()
-    file = stage.traffic(RATE, LIMIT_S)
+    endings = streams.Endings(stage.ack, ("demo", "istio-system"))
+    endings.start()
+    file = stage.traffic(RATE, LIMIT_S, streams=True)
     watcher = Watcher(stage, file)
     watcher.start()
     notes: dict[str, Any] = {}
@@ -122,6 +128,10 @@ def migrate(stage: Stage, rollback: bool) -> dict[str, Any]:
     if load is not None:
         found["inside"] = load.stop()
         found["waves"] = stage.waves()
+    ended = endings.stop()
+    found["streams"] = {"through the load balancer": streams.judge(streams.lines_of(file), ended, "istio-ingressgateway")}
+    if load is not None:
+        found["streams"]["between workloads"] = streams.judge(load.streams(), ended)
     found["checks"] = notes
     return found
 
@@ -134,6 +144,8 @@ def report(found: dict[str, Any]) -> list[str]:
     if checks.get("second_run_changed"):
         wrong.append(f"the second run changed {checks['second_run_changed']} things")
     requests = found["requests"]
+    for name, one in found["streams"].items():
+        wrong += streams.problems(name, one)
     say("\n" + evidence.table(found))
     say(
         f"\n{requests['sent']} requests at {requests['rate']:g}/s: {requests['ok']} answered, {requests['failed']} failed; "
@@ -145,6 +157,8 @@ def report(found: dict[str, Any]) -> list[str]:
             f"{inside['sent']} requests between workloads, never fewer than {inside['least_rate']:g}/s over ten seconds: "
             f"{inside['ok']} answered, {inside['failed']} failed; {len(found['waves'])} waves of workloads changed their sidecars"
         )
+    for name, one in found["streams"].items():
+        say(streams.told(name, one))
     back = found.get("rollback")
     if back:
         say(
@@ -158,7 +172,7 @@ def report(found: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     os.environ.setdefault("LAB_NAME", "demo")
-    rollback = os.environ.get("ROLLBACK", "") not in ("", "0")
+    rollback = asked("ROLLBACK")
     here = Lab.current()
     code = 1
     try:
@@ -182,7 +196,7 @@ def main() -> int:
     except KeyboardInterrupt:
         say("demo: interrupted")
     finally:
-        if os.environ.get("LAB_KEEP", "") in ("", "0"):
+        if not asked("LAB_KEEP"):
             lab("down")
         else:
             say(f"the lab stays up: LAB_NAME={here.name} bin/lab status; bin/lab down ends it")

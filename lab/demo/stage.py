@@ -75,10 +75,14 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "migration.yml"
         self.variables = {**self._describe(), **variables}
-        self.file.write_text(yaml.safe_dump(self.variables, sort_keys=False, width=120), encoding="utf-8")
+        self.describe()
         self.healthy: Plain = {}
         self.ack = Api.from_kubeconfig(self.env["LAB_ACK_KUBECONFIG"])
         self.asm = Api.from_kubeconfig(self.env["LAB_ASM_KUBECONFIG"])
+
+    def describe(self) -> None:
+        """Write the description down as the variables are now."""
+        self.file.write_text(yaml.safe_dump(self.variables, sort_keys=False, width=120), encoding="utf-8")
 
     def _describe(self) -> Plain:
         """The migration as its operator writes it: about twenty-five lines."""
@@ -201,9 +205,19 @@ class Stage:
     # -- traffic -------------------------------------------------------------------------------------------------
 
     def traffic(
-        self, rate: float, seconds: float, *, bucket: str = "100ms", new_ratio: float = 0.5, tag: str = "traffic"
+        self,
+        rate: float,
+        seconds: float,
+        *,
+        bucket: str = "100ms",
+        new_ratio: float = 0.5,
+        tag: str = "traffic",
+        streams: bool = False,
     ) -> Path:
-        """Start the load generator on the internet side of the CLB, HTTP and HTTPS; returns the file that grows."""
+        """Start the load generator on the internet side of the CLB, HTTP and HTTPS; returns the file that grows.
+
+        :arg streams: one answer of each goes on all the time (see lab.demo.streams).
+        """
         out, end = self.folder / f"{tag}.jsonl", self.folder / f"{tag}.stop"
         out.unlink(missing_ok=True)
         end.unlink(missing_ok=True)
@@ -214,6 +228,8 @@ class Stage:
             *("-target", f"http=http://{host}/", "-target", f"https=https://{host}/", "-resolve", f"{host}={address}"),
             *("-ca", self.env["LAB_CA"], "-timeout", "10s", "-out", out, "-stop-file", end),
         ]
+        if streams:
+            argv += [f"-stream={scheme}={scheme}://{host}/stream" for scheme in ("http", "https")]
         proc.spawn(self.lab, tag, argv, netns="net", ready=out.exists, timeout=10)
         return out
 

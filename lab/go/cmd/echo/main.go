@@ -9,6 +9,7 @@
 // id of the peer, from the last element of x-forwarded-client-cert; empty when
 // the call was not mutual TLS). Paths: /status/503 answers that status,
 // /delay/250ms waits first, /fetch?url=URL calls URL and reports its answer,
+// /stream answers a line every 200 ms until SIGTERM, then the line "end",
 // anything else answers 200 and a JSON description of the request.
 // HTTP/1.1 and HTTP/2 without TLS (h2c) are both spoken on every port.
 // On SIGTERM it answers for another -drain while it asks clients to close.
@@ -33,12 +34,16 @@ import (
 	"time"
 )
 
-const maxDelay = time.Minute
+const (
+	maxDelay   = time.Minute
+	streamBeat = 200 * time.Millisecond
+)
 
 type server struct {
 	version, pod string
 	client       *http.Client
 	draining     atomic.Bool
+	ending       chan struct{} // closed when it drains
 }
 
 // answer is the JSON body of a plain request.
@@ -126,6 +131,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "fetch":
 		s.fetch(w, r)
 		return
+	case "stream":
+		s.stream(w, r)
+		return
 	}
 	local, port := r.Context().Value(http.LocalAddrContextKey), ""
 	if address, ok := local.(net.Addr); ok {
@@ -135,6 +143,26 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Version: s.version, Pod: s.pod, Caller: caller, Method: r.Method, Host: r.Host,
 		Path: r.URL.RequestURI(), Proto: r.Proto, Remote: r.RemoteAddr, Port: port, Headers: r.Header,
 	})
+}
+
+// stream goes on until this program is asked to end, or the client goes.
+func (s *server) stream(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("content-type", "text/plain")
+	ticker, out := time.NewTicker(streamBeat), http.NewResponseController(w)
+	defer ticker.Stop()
+	for number := 0; ; number++ {
+		if _, err := fmt.Fprintln(w, number); err != nil || out.Flush() != nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-r.Context().Done():
+			return
+		case <-s.ending:
+			fmt.Fprintln(w, "end")
+			return
+		}
+	}
 }
 
 // fetch answers 200 with the other side's answer inside, or 502 when there was none.
@@ -174,7 +202,7 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 }
 
 func newServer(version, pod string) *server {
-	return &server{version: version, pod: pod, client: &http.Client{
+	return &server{version: version, pod: pod, ending: make(chan struct{}), client: &http.Client{
 		Timeout:       10 * time.Second,
 		Transport:     &http.Transport{DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -203,6 +231,7 @@ func serve(ctx context.Context, s *server, addresses []string, drain time.Durati
 	case <-ctx.Done():
 	}
 	s.draining.Store(true)
+	close(s.ending)
 	for _, one := range servers {
 		one.SetKeepAlivesEnabled(false)
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 )
@@ -113,6 +114,12 @@ func TestDrainLosesNothing(t *testing.T) {
 		}
 	}
 	ask()
+	streams := map[string]*http.Response{}
+	for proto, client := range clients {
+		if streams[proto], err = client.Get("http://" + address + "/stream"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cancel()
 	for !s.draining.Load() {
 		time.Sleep(time.Millisecond)
@@ -120,6 +127,11 @@ func TestDrainLosesNothing(t *testing.T) {
 	ask()
 	if response, _ := get(t, "http://"+address+"/readyz", nil); response.StatusCode != 503 || !response.Close {
 		t.Errorf("draining: %d close=%v", response.StatusCode, response.Close)
+	}
+	for proto, response := range streams {
+		if text, err := io.ReadAll(response.Body); err != nil || !strings.HasSuffix(string(text), "\nend\n") {
+			t.Errorf("%s: the stream ended with %v after %q", proto, err, text)
+		}
 	}
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -40,7 +40,7 @@ func (p *pairs) Set(text string) error {
 }
 
 func main() {
-	var targets, resolve pairs
+	var targets, resolve, streams pairs
 	rate := flag.Float64("rate", 200, "arrivals per second over all targets")
 	duration := flag.Duration("duration", 0, "length of the run (needed, at most 1h)")
 	newRatio := flag.Float64("new-ratio", 0.5, "part of the requests on a new connection, 0 to 1")
@@ -53,6 +53,7 @@ func main() {
 	failures := flag.Bool("failures", true, "also write a line for each failed request (at most 1000)")
 	chance := flag.Bool("chance", false, "arrivals at moments by chance, at the same rate")
 	flag.Var(&targets, "target", "NAME=URL, may be repeated")
+	flag.Var(&streams, "stream", "NAME=URL of an answer that goes on, of which one is open all the time; may be repeated")
 	flag.Var(&resolve, "resolve", "HOST=IP, may be repeated")
 	flag.Parse()
 
@@ -72,13 +73,17 @@ func main() {
 		Rate: *rate, Duration: *duration, NewRatio: *newRatio, Timeout: *timeout, Bucket: *bucket,
 		InFlight: *inFlight, StopFile: *stopFile, Failures: *failures, Chance: *chance,
 	}
-	for _, pair := range targets {
-		t, err := traffic.NewTarget(pair[0], pair[1], hosts, roots)
-		if err != nil {
-			wrong(err)
+	made := func(given pairs) (found []*traffic.Target) {
+		for _, pair := range given {
+			t, err := traffic.NewTarget(pair[0], pair[1], hosts, roots)
+			if err != nil {
+				wrong(err)
+			}
+			found = append(found, t)
 		}
-		c.Targets = append(c.Targets, t)
+		return found
 	}
+	c.Targets, c.Streams = made(targets), made(streams)
 	if flag.NArg() > 0 {
 		wrong(fmt.Errorf("unknown argument %q", flag.Arg(0)))
 	}

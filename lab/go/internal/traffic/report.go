@@ -68,6 +68,7 @@ type Report struct {
 	IdleClosed int64            `json:"idle_closed"`
 	StaleRetry int64            `json:"stale_retry"`
 	Served     []Served         `json:"served"`
+	Streams    *StreamSums      `json:"streams,omitempty"` // in the summary
 	Summary    bool             `json:"summary,omitempty"`
 	Ended      string           `json:"ended,omitempty"` // "duration", "signal" or "stop-file"
 	CPU        float64          `json:"cpu_s,omitempty"` // this program's own

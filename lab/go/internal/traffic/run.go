@@ -35,8 +35,9 @@ type Config struct {
 	Bucket   time.Duration
 	InFlight int64 // bound of requests under way
 	StopFile string
-	Failures bool // also write a line per failed request (at most 1000)
-	Chance   bool // each arrival at a moment by chance in its 1/Rate, so that nothing can keep step with us
+	Failures bool      // also write a line per failed request (at most 1000)
+	Streams  []*Target // each has one answer open all the time
+	Chance   bool      // each arrival at a moment by chance in its 1/Rate, so that nothing can keep step with us
 }
 
 // Check says what is wrong with a configuration.
@@ -77,10 +78,17 @@ func Run(ctx context.Context, c Config, out io.Writer) (Report, error) {
 	start := time.Now()
 	outcomes := make(chan Outcome, 4096)
 	var sent, inFlight atomic.Int64
+	streams, following := make(chan StreamLine, 64), sync.WaitGroup{}
+	open, shut := context.WithCancel(context.Background())
+	defer shut()
+	for _, t := range c.Streams {
+		following.Add(1)
+		go func() { defer following.Done(); t.streams(open, c.Timeout, streams) }()
+	}
 	summary := make(chan Report, 1)
 	writeError := make(chan error, 1)
 	go func() {
-		report, err := record(c, start, &sent, &inFlight, outcomes, out)
+		report, err := record(c, start, &sent, &inFlight, outcomes, streams, out)
 		writeError <- err
 		summary <- report
 	}()
@@ -88,6 +96,9 @@ func Run(ctx context.Context, c Config, out io.Writer) (Report, error) {
 	ended := arrivals(ctx, c, start, &sent, &inFlight, &under, outcomes)
 	stopped := time.Since(start).Seconds()
 	under.Wait() // each ends by its timeout
+	shut()
+	following.Wait()
+	close(streams)
 	close(outcomes)
 	err := <-writeError
 	report := <-summary
@@ -163,7 +174,7 @@ func arrivals(ctx context.Context, c Config, start time.Time, sent, inFlight *at
 
 // record sorts the outcomes into buckets of time, by when they ended, and writes a line for each:
 // also for an empty one, since silence is a finding.
-func record(c Config, start time.Time, sent, inFlight *atomic.Int64, outcomes <-chan Outcome, out io.Writer) (Report, error) {
+func record(c Config, start time.Time, sent, inFlight *atomic.Int64, outcomes <-chan Outcome, streams <-chan StreamLine, out io.Writer) (Report, error) {
 	lines := json.NewEncoder(out)
 	var broken error
 	write := func(line any) {
@@ -172,6 +183,11 @@ func record(c Config, start time.Time, sent, inFlight *atomic.Int64, outcomes <-
 		}
 	}
 	all, bucket := newTally(), newTally()
+	var sums StreamSums
+	follow := func(line StreamLine) {
+		sums.add(&line)
+		write(line)
+	}
 	from, before, failures := start, int64(0), 0
 	flush := func() {
 		now, count := time.Now(), sent.Load()
@@ -187,8 +203,22 @@ func record(c Config, start time.Time, sent, inFlight *atomic.Int64, outcomes <-
 		select {
 		case <-ticker.C:
 			flush()
+		case line, open := <-streams:
+			if !open {
+				streams = nil
+				continue
+			}
+			follow(line)
 		case o, open := <-outcomes:
 			if !open {
+				if streams != nil {
+					for line := range streams {
+						follow(line)
+					}
+				}
+				if len(c.Streams) > 0 {
+					all.report.Streams = &sums
+				}
 				if time.Since(from) > time.Millisecond || bucket.report.OK+bucket.report.Failed > 0 {
 					flush()
 				}
