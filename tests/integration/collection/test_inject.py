@@ -80,6 +80,7 @@ class Scene:
             "max_hold": 60.0,
             "on_fail": "previous",
             "restore_failed": True,
+            "opt_out": {"sidecar.asm.aliyun.com/inject": "false"},
             "baseline_timeout": 30.0,
             "soak": 0.0,
             "max_pause": 60.0,
