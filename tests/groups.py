@@ -6,7 +6,7 @@
 A lab and a control plane take half a minute to start and are shared by a session; a session is a process. So the tests that use
 the lab form a group, and those that use a control plane; those of virtual machines share machines without a lab. Every other
 file is a group of its own, and every check of the repository, too. The lab's tests watch live traffic: they go first and have
-the machine when they want it, the others take what they leave.
+the machine when they want it, the others take what they leave; among these are the lab tests without traffic, in a second lab.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LAB, PLANE, BACKUP, VM = "lab", "control plane", "backup", "vm"
-FIRST = (LAB, PLANE, BACKUP, VM)  # in this order
+LAB, PLANE, BACKUP, STILL, VM = "lab", "control plane", "backup", "still", "vm"
+FIRST = (LAB, PLANE, BACKUP, STILL, VM)  # in this order
+# Tests of a lab that watch no traffic: they need not have the machine when they want it, and get a lab of their own.
+WITHOUT_TRAFFIC = {f"tests/integration/collection/test_{name}.py" for name in ("asm_migration", "config", "gateway", "preflight")}
+WITHOUT_TRAFFIC.add("tests/integration/test_molecule.py")
 
 
 @functools.cache
@@ -37,6 +40,8 @@ def group(nodeid: str) -> str:
         return file
     if parts[2] == BACKUP or (parts[2] == VM and not needs_lab(file)):
         return parts[2]
+    if file in WITHOUT_TRAFFIC:
+        return STILL
     return PLANE if parts[2] == "ccm" or (parts[2] == "collection" and not needs_lab(file)) else LAB
 
 
@@ -48,4 +53,4 @@ def rank(nodeid: str) -> int:
 
 def nice(nodeid: str) -> int:
     """How much a test gives way to others (see nice(1))."""
-    return 0 if group(nodeid) == LAB else 15
+    return {LAB: 0, STILL: 10}.get(group(nodeid), 15)

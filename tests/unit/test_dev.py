@@ -90,8 +90,9 @@ def test_what_a_tool_imports_is_compiled_once(monkeypatch: pytest.MonkeyPatch, t
     [
         ("tests/unit/test_dev.py::test_x", "tests/unit/test_dev.py"),
         ("tests/test_repository.py::test_check[mypy]", "tests/test_repository.py::test_check[mypy]"),
-        ("tests/integration/test_molecule.py::test_scenarios", groups.LAB),
-        ("tests/integration/collection/test_gateway.py::test_x", groups.LAB),
+        ("tests/integration/test_molecule.py::test_scenarios", groups.STILL),
+        ("tests/integration/collection/test_gateway.py::test_x", groups.STILL),
+        ("tests/integration/collection/test_inject.py::test_x", groups.LAB),
         ("tests/integration/collection/test_shift.py::test_x", groups.PLANE),
         ("tests/integration/ccm/test_own.py::test_x", groups.PLANE),
         ("tests/integration/backup/test_odd.py::test_x", groups.BACKUP),
