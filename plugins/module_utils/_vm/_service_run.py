@@ -47,7 +47,7 @@ Object = dict[str, t.Any]
 _KINDS = ("WorkloadEntry", "WorkloadGroup", "ServiceEntry", "DestinationRule", "VirtualService", "Gateway")
 _WORKERS = 8
 # Two runs that write the same object: the later one looks again, so often.
-_AGAIN = 3
+_AGAIN = 5
 
 
 @dataclasses.dataclass
@@ -90,7 +90,8 @@ def run(params: t.Mapping[str, t.Any], services: t.Sequence[VmService], world: W
         observed = observe(world, services, params)
         unserved = params["allow_unserved"]
         decisions = decide(services, observed, params["migration"], present=present, parts=parts, unserved=unserved)
-        rehearse(world, decisions, observed)
+        if not rehearse(world, decisions, observed) and attempt < _AGAIN - 1:
+            continue
         _refuse(decisions, observed, params["on_conflict"], world)
         plan = plan_of(decisions, world)
         if check_mode:
@@ -163,14 +164,20 @@ def observe(world: World, services: t.Sequence[VmService], params: t.Mapping[str
 # -- plan --------------------------------------------------------------------------------------------------------
 
 
-def rehearse(world: World, decisions: t.Sequence[Decision], observed: Observed) -> None:
-    """The API servers check every write before the first one is done; what they do not take is a problem of its service."""
+def rehearse(world: World, decisions: t.Sequence[Decision], observed: Observed) -> bool:
+    """The API servers check every write before the first one is done; what they do not take is a problem of its service.
+
+    False: somebody has written one of the objects since they were observed.
+    """
+    overtaken = []
 
     def one(item: Item) -> None:
         kind, body = t.cast(Kind, observed.kinds[item.kind]), t.cast(Object, item.body)
         try:
             stored, dropped = _writer.rehearse(world.of(item.kind), kind, body, item.present if item.action != "create" else None)
         except MigrationError as error:
+            if error.details.get("status") == 409:
+                overtaken.append(item)
             item.action, item.reason = "refused", _writer.refusal(error)
             return
         if dropped:
@@ -182,6 +189,7 @@ def rehearse(world: World, decisions: t.Sequence[Decision], observed: Observed) 
     values(list(flow(items, one, _WORKERS)))
     for decision in decisions:
         decision.refuse()
+    return not overtaken
 
 
 def _refuse(decisions: t.Sequence[Decision], observed: Observed, on_conflict: str, world: World) -> None:
