@@ -313,7 +313,10 @@ class Stage:
 
         Left out: what changes by itself (resourceVersion, times, managed fields, status conditions) and the journal's mirror.
         """
-        found: Plain = {"clb": {part: self.cloud("state")[part] for part in ("load_balancers", "groups")}}
+        state = self.cloud("state")
+        for group in state["groups"].values():
+            group["backends"].sort(key=lambda one: json.dumps(one, sort_keys=True))  # a set: their order says who came first
+        found: Plain = {"clb": {part: state[part] for part in ("load_balancers", "groups")}}
         for cluster, api, kinds in (
             ("ack", self.ack, [("v1", "services"), ("apps/v1", "deployments"), ("autoscaling/v2", "horizontalpodautoscalers")]),
             ("asm", self.asm, [("v1", "namespaces"), ("istio.alibabacloud.com/v1beta1", "istiogateways")]),
