@@ -315,7 +315,8 @@ class Stage:
         """
         state = self.cloud("state")
         for group in state["groups"].values():
-            group["backends"].sort(key=lambda one: json.dumps(one, sort_keys=True))  # a set: their order says who came first
+            # a set: their order says who came first
+            group["backends"].sort(key=lambda one: (one["description"].split("/", 2)[-1], one["server_id"], one["server_ip"]))
         found: Plain = {"clb": {part: state[part] for part in ("load_balancers", "groups")}}
         for cluster, api, kinds in (
             ("ack", self.ack, [("v1", "services"), ("apps/v1", "deployments"), ("autoscaling/v2", "horizontalpodautoscalers")]),
