@@ -132,6 +132,9 @@ def engine(facts: VmFacts) -> Found:
     yield Finding("engine", "info", found["path"], f"{found['name']} {found['version']}, storage {found['driver'] or '?'}")
     if found["name"] == "docker" and (_version(found["version"]) or (99, 0)) < (18, 9):
         yield Finding("engine", "error", found["path"], f"Docker {found['version']} is too old", "install 18.09 or newer")
+    if not found.get("boots", True):
+        hint = "systemctl enable podman-restart.service: it starts containers that are to run always"
+        yield Finding("engine", "warning", found["path"], "no container comes back when the VM boots", hint)
     if facts.container and not facts.container["made"]:
         what = f"a container {facts.container['name']} runs that vm_proxy did not make"
         yield Finding("engine", "warning", found["path"], what, "remove it, or let vm_proxy take it over (adopt)")

@@ -159,13 +159,13 @@ def _engine(facts: VmFacts) -> None:
     except MigrationError as error:
         facts.engine_error = f"{error.what}: {error.why}"
         return
-    parts = " ".join(str(one.get("Name")) for one in version.get("Components") or [])
     facts.engine = {
         "path": engine.path,
-        "name": "podman" if "podman" in parts.lower() else "docker",
+        "name": engine.name(version),
         "version": str(version.get("Version") or info.get("ServerVersion") or ""),
         "root": str(info.get("DockerRootDir") or ""),
         "driver": str(info.get("Driver") or ""),
+        "boots": engine.boots(),
     }
     state = (found or {}).get("State") or {}
     if found and state.get("Running"):

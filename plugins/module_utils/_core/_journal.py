@@ -14,12 +14,14 @@ each write to the outside and after it. A line is
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import json
 import os
 import pathlib
 import re
+import threading
 import typing as t
 import uuid
 
@@ -37,14 +39,38 @@ def make_private(folder: pathlib.Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
 
 
+@dataclasses.dataclass
+class News:
+    """What one run tells the mirror, which other runs (slices of one job) write as well.
+
+    :arg originals: all that this run knows, for a mirror that is not there. :arg times: when each was kept, ISO 8601 UTC.
+    :arg kept, dropped: keys whose originals the mirror has yet to take or to lose. :arg tail: the newest lines.
+    """
+
+    originals: dict[str, t.Any]
+    times: dict[str, str]
+    kept: set[str]
+    dropped: set[str]
+    tail: list[dict[str, t.Any]]
+
+    def onto(self, there: dict[str, t.Any] | None) -> dict[str, t.Any]:
+        """``{"originals", "times"}`` as they come into the mirror: what others kept stays, and the first value of a key wins."""
+        if there is None:
+            return {"originals": dict(self.originals), "times": dict(self.times)}
+        made = {part: {k: v for k, v in there.get(part, {}).items() if k not in self.dropped} for part in ("originals", "times")}
+        for key in sorted(self.kept - set(made["originals"])):
+            made["originals"][key], made["times"][key] = self.originals[key], self.times[key]
+        return made
+
+
 class Mirror(t.Protocol):
     """A second home of the journal: originals whole, of the rest the newest lines."""
 
     def load(self) -> dict[str, t.Any]:
-        """Return ``{"originals": {key: value}}``, or an empty dict when there is none."""
+        """Return ``{"originals": {key: value}, "times": {key: when it was kept}}``, or an empty dict when there is none."""
 
-    def save(self, originals: dict[str, t.Any], tail: list[dict[str, t.Any]]) -> None:
-        """Write both. Raises MigrationError."""
+    def save(self, news: News) -> None:
+        """Write what ``news.onto`` the present makes, and the tail. Raises MigrationError."""
 
 
 class Journal:
@@ -75,22 +101,40 @@ class Journal:
         self._mirror = mirror
         self._secrets = tuple(secret for secret in secrets if secret)
         self._enabled = enabled
+        self._lock = threading.Lock()
         self._originals: dict[str, t.Any] = {}
+        self._times: dict[str, str] = {}
+        self._kept: set[str] = set()
+        self._dropped: set[str] = set()
         self._tail: list[dict[str, t.Any]] = []
-        self._load()
+        self.reload()
 
-    def _load(self) -> None:
-        """Originals of the mirror first, then those on disk; the first value ever kept wins."""
-        if self._mirror is not None:
-            self._originals.update(self._mirror.load().get("originals", {}))
+    def reload(self) -> None:
+        """Read mirror and disk anew: another run may have written to them since. The first value ever kept wins.
+
+        A key that was forgotten here after the mirror took it is forgotten: the run was killed before it could say so there.
+        """
+        there = self._mirror.load() if self._mirror is not None else {}
+        tail: list[dict[str, t.Any]] = []
+        originals: dict[str, t.Any] = {}
+        times: dict[str, str] = {}
+        forgotten: dict[str, str] = {}
         for entry in self.entries():
-            event = entry.get("event")
-            if event == "original":
-                self._originals.setdefault(entry["key"], entry["value"])
+            event, key, when = entry.get("event"), str(entry.get("key", "")), str(entry.get("time", ""))
+            if event == "original" and key not in originals:
+                originals[key], times[key] = entry["value"], when
             elif event == "forget":
                 # A finished undo: the next migration of this name starts from the state of its own day.
-                self._originals.pop(entry["key"], None)
-            self._tail = [*self._tail, entry][-self.TAIL :]
+                originals.pop(key, None)
+                forgotten[key] = when
+            tail.append(entry)
+        mirrored: dict[str, t.Any] = there.get("originals", {})
+        kept_at: dict[str, str] = there.get("times", {})
+        self._dropped = {key for key in mirrored if forgotten.get(key, "") > kept_at.get(key, "")}
+        for key in set(mirrored) - self._dropped:
+            originals[key], times[key] = mirrored[key], kept_at.get(key, "")
+        self._kept = set(originals) - (set(mirrored) - self._dropped)
+        self._originals, self._times, self._tail = originals, times, tail[-self.TAIL :]
 
     def entries(self) -> list[dict[str, t.Any]]:
         """All lines on disk. A half line at the end (the process was killed while writing) is left out."""
@@ -153,15 +197,23 @@ class Journal:
         self.keep_originals({key: value})
         return value
 
-    def keep_originals(self, items: t.Mapping[str, t.Any]) -> None:
-        """As keep_original, for many keys with one write of the mirror."""
-        fresh = {key: value for key, value in items.items() if key not in self._originals}
+    def keep_originals(self, items: t.Mapping[str, t.Any], *, anew: bool = False) -> None:
+        """As keep_original, for many keys with one write of the mirror.
+
+        :arg anew: what is kept under these keys is of an earlier life of their objects, and goes.
+        """
+        fresh = {key: value for key, value in items.items() if anew or key not in self._originals}
         if not fresh:
             return
         for key, value in fresh.items():
-            self.write("original", key=key, value=value)
+            if key in self._originals:
+                self.write("forget", key=key)
+            entry = self.write("original", key=key, value=value)
+            if self._enabled:
+                self._dropped |= {key} & set(self._originals)
+                self._originals[key], self._times[key] = entry["value"], entry["time"]
+                self._kept.add(key)
         if self._enabled:
-            self._originals.update(scrub(fresh, self._secrets))
             self.sync()
 
     def original(self, key: str, default: t.Any = None) -> t.Any:
@@ -181,13 +233,21 @@ class Journal:
             self.write("forget", key=key)
         if self._enabled and keys:
             for key in keys:
-                del self._originals[key]
+                del self._originals[key], self._times[key]
+            self._kept.difference_update(keys)
+            self._dropped.update(keys)
             self.sync()
 
     def sync(self) -> None:
         """Bring the mirror up to date."""
-        if self._mirror is not None and self._enabled:
-            self._mirror.save(dict(self._originals), list(self._tail))
+        if self._mirror is None or not self._enabled:
+            return
+        with self._lock:
+            originals, dropped = dict(self._originals), set(self._dropped)
+            kept = self._kept & set(originals)
+            self._mirror.save(News(originals, dict(self._times), kept, dropped, list(self._tail)))
+            self._kept -= kept
+            self._dropped -= dropped
 
     @contextlib.contextmanager
     def around(self, change: Change) -> t.Iterator[None]:

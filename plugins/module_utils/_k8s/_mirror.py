@@ -8,19 +8,24 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import News
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP
 
 # A ConfigMap holds at most 1 MiB; the originals are never cut, the newest lines take what is left.
 _LIMIT = 900_000
+# Runs that write at the same time: slices of a job, dozens at most.
+_AGAIN = 20
 LABEL = "servicemesh.migration/journal"
 
 
 class ConfigMapMirror:
-    """ConfigMap ``servicemesh-migration-<name>``: data ``originals.json``, ``tail.jsonl``."""
+    """ConfigMap ``servicemesh-migration-<name>``: data ``originals.json``, ``times.json``, ``tail.jsonl``."""
 
     def __init__(self, cluster: Cluster, migration: str, namespace: str = "istio-system") -> None:
         self._cluster = cluster
@@ -29,10 +34,12 @@ class ConfigMapMirror:
 
     def load(self) -> dict[str, t.Any]:
         found = self._cluster.get(CONFIG_MAP, self._name, self._namespace)
-        if found is None:
-            return {}
+        return {} if found is None else self._read(found)
+
+    def _read(self, found: dict[str, t.Any]) -> dict[str, t.Any]:
+        data = found.get("data") or {}
         try:
-            return {"originals": json.loads((found.get("data") or {}).get("originals.json") or "{}")}
+            return {part: json.loads(data.get(f"{part}.json") or "{}") for part in ("originals", "times")}
         except ValueError as error:
             raise MigrationError(
                 "The mirrored journal cannot be read",
@@ -41,26 +48,34 @@ class ConfigMapMirror:
                 todo="restore or delete this ConfigMap; with it goes the memory of original values",
             ) from error
 
-    def save(self, originals: dict[str, t.Any], tail: list[dict[str, t.Any]]) -> None:
-        first = json.dumps(originals, ensure_ascii=False, sort_keys=True, default=str)
-        room = _LIMIT - len(first.encode())
-        lines: list[str] = []
-        for entry in reversed(tail):
-            line = json.dumps(entry, ensure_ascii=False, default=str)
-            room -= len(line.encode()) + 1
-            if room < 0:
-                break
-            lines.insert(0, line)
-        data = {"originals.json": first, "tail.jsonl": "\n".join(lines)}
-        if self._cluster.get(CONFIG_MAP, self._name, self._namespace) is not None:
-            self._cluster.patch(CONFIG_MAP, self._name, self._namespace, {"data": data})
-            return
-        meta = {"name": self._name, "namespace": self._namespace, "labels": {LABEL: "true"}}
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
-        try:
-            self._cluster.create(CONFIG_MAP, body)
-        except MigrationError as error:
-            # Another run was first, or an answer of ours was lost: either way it is there now.
-            if error.details.get("status") != 409:
-                raise
-            self._cluster.patch(CONFIG_MAP, self._name, self._namespace, {"data": data})
+    def save(self, news: News) -> None:
+        """Other runs write here too: onto what is there now, and again when it was changed in between."""
+        for attempt in range(_AGAIN):
+            found = self._cluster.get(CONFIG_MAP, self._name, self._namespace)
+            data = _data(news.onto(self._read(found) if found is not None else None), news.tail)
+            try:
+                if found is None:
+                    meta = {"name": self._name, "namespace": self._namespace, "labels": {LABEL: "true"}}
+                    self._cluster.create(CONFIG_MAP, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
+                else:
+                    guard = {"resourceVersion": found["metadata"]["resourceVersion"]}
+                    self._cluster.patch(CONFIG_MAP, self._name, self._namespace, {"metadata": guard, "data": data})
+                return
+            except MigrationError as error:
+                # Another run was first, or an answer of ours was lost.
+                if error.details.get("status") != 409 or attempt == _AGAIN - 1:
+                    raise
+            time.sleep(random.uniform(0.0, 0.05 * 2 ** min(attempt, 5)))
+
+
+def _data(whole: dict[str, t.Any], tail: list[dict[str, t.Any]]) -> dict[str, str]:
+    data = {f"{part}.json": json.dumps(whole[part], ensure_ascii=False, sort_keys=True, default=str) for part in whole}
+    room = _LIMIT - sum(len(text.encode()) for text in data.values())
+    lines: list[str] = []
+    for entry in reversed(tail):
+        line = json.dumps(entry, ensure_ascii=False, default=str)
+        room -= len(line.encode()) + 1
+        if room < 0:
+            break
+        lines.insert(0, line)
+    return {**data, "tail.jsonl": "\n".join(lines)}

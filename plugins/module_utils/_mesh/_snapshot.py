@@ -197,13 +197,14 @@ def holds(journal: Journal, key: str, uid: str) -> str:
 # -- single objects ----------------------------------------------------------------------------------------------
 
 
-def keep(journal: Journal, key: str, obj: Object) -> None:
-    """Keep one object exactly, before it is changed or deleted. The first copy of a key stays.
+def keep(journal: Journal, key: str, obj: Object, *, anew: bool = False) -> None:
+    """Keep one object exactly, before it is changed or deleted. The first copy of a key stays, unless ``anew`` says that it is of
+    an earlier life of this object.
 
     The file is exact. The journal holds the object too, so that a fresh container can bring it back, unless it is large
     or holds something that the journal may not have.
     """
-    if journal.original(key) is not None:
+    if journal.original(key) is not None and not anew:
         return
     digest = sha256(obj)
     save(journal.directory / "objects" / f"{digest}.json", canonical(obj))
@@ -212,7 +213,7 @@ def keep(journal: Journal, key: str, obj: Object) -> None:
     if clean and entry["object"] is None:
         packed = base64.b64encode(zlib.compress(canonical(obj), 9)).decode()
         entry.update({"packed": packed} if len(packed) < 2 * _INLINE else {})
-    journal.keep_original(key, entry)
+    journal.keep_originals({key: entry}, anew=anew)
 
 
 def retired_prefix(namespace: str, service: str) -> str:

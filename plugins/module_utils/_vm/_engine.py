@@ -20,8 +20,10 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_host import command
 
 SOCKETS = ("/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock")
+PODMAN_UNIT = "podman-restart.service"
 REMOVING = ("removing", "dead")
 Object = dict[str, t.Any]
 
@@ -91,6 +93,16 @@ class Engine:
                 return None
             raise
         return dict(found)
+
+    def name(self, version: Object | None = None) -> str:
+        """`docker` or `podman`."""
+        found = self.get("/version") if version is None else version
+        parts = " ".join(str(one.get("Name")) for one in (found or {}).get("Components") or [])
+        return "podman" if "podman" in parts.lower() else "docker"
+
+    def boots(self) -> bool:
+        """Whether containers come back when the VM boots: podman has no daemon that would do it, only a unit."""
+        return self.name() != "podman" or command("systemctl", "is-enabled", PODMAN_UNIT).returncode == 0
 
     # -- images -----------------------------------------------------------------------------------------------------
 

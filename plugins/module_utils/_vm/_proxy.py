@@ -21,7 +21,7 @@ import json
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
-from ansible_collections.servicemesh.migration.plugins.module_utils._vm._engine import REMOVING
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._engine import PODMAN_UNIT, REMOVING
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._identity import ISSUED_MOUNT, TOKEN_MOUNT
 
 Object = dict[str, t.Any]
@@ -66,11 +66,14 @@ class Observed:
     """The VM.
 
     :arg image: id of the wanted image, empty when it is not there.
+    :arg boots: containers of this engine come back after a boot.
     :arg texts: the files that the proxy reads when it starts.
     :arg serving: the proxy has the ports; one that gave them up to a helper may still say that it is ready.
     """
 
     image: str = ""
+    engine: str = "docker"
+    boots: bool = True
     proxy: Container | None = None
     helper: Container | None = None
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -103,7 +106,6 @@ def body(options: t.Mapping[str, t.Any], seen: Observed, *, helper: bool = False
     host: Object = {
         "NetworkMode": "host",
         "Binds": binds,
-        "Tmpfs": {SOCKET_FOLDER: f"rw,mode=1777,uid={_uid(options['user'])}"},
         "CapAdd": list(options["capabilities"] or []),
         "RestartPolicy": {"Name": options["restart_policy"]},
         "LogConfig": {
@@ -111,6 +113,8 @@ def body(options: t.Mapping[str, t.Any], seen: Observed, *, helper: bool = False
             "Config": {} if options["log_driver"] not in ("json-file", "k8s-file", "local") else _log_limits(options),
         },
     }
+    if seen.engine == "docker":
+        host["Tmpfs"] = {SOCKET_FOLDER: f"rw,mode=1777,uid={_uid(options['user'])}"}
     if options["memory"]:
         host["Memory"] = size(options["memory"])
     if options["cpus"]:
@@ -122,6 +126,8 @@ def body(options: t.Mapping[str, t.Any], seen: Observed, *, helper: bool = False
         "HostConfig": host,
         "StopTimeout": options["stop_timeout"],
     }
+    if seen.engine == "podman":
+        made["Volumes"] = {SOCKET_FOLDER: {}}  # it takes no owner for a tmpfs, and gives a volume without a name to the user
     if options["args"]:
         made["Cmd"] = [str(word) for word in options["args"]]
     if options["entrypoint"]:
@@ -209,6 +215,8 @@ def plan(options: t.Mapping[str, t.Any], seen: Observed) -> Plan:
         return _plan_absent(made, options, seen)
     if not seen.image or options["pull"] == "always":
         made.add("pull", options["image"], {"id": seen.image} if seen.image else None, {}, "")
+    if not seen.boots:
+        made.notes.append(f"podman starts nothing when the VM boots: `systemctl enable {PODMAN_UNIT}` lets it")
     wanted = body(options, seen)
     shown = view(wanted, seen.image)
     if seen.proxy is None:

@@ -63,6 +63,7 @@ class Session:
             except (FileNotFoundError, NotADirectoryError):
                 continue
         seen.issued = os.path.isdir(f"{folder}/issued")
+        seen.engine, seen.boots = self.engine.name(), self.engine.boots()
         seen.image = self.image_id()
         seen.proxy = container(self.engine.container(self.name))
         seen.helper = container(self.engine.container(self.helper))

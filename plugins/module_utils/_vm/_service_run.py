@@ -150,6 +150,7 @@ def observe(world: World, services: t.Sequence[VmService], params: t.Mapping[str
     for objects in values(each(jobs, lambda job: list(job()), _WORKERS)):
         for obj in objects:
             found.objects[key_of(obj)] = obj
+    world.journal.reload()  # another run may have kept the copy of an object that it has written since
     for key in world.journal.originals(PREFIX):
         kept = _snapshot.kept(world.journal, key)
         if kept is not None:
@@ -256,8 +257,7 @@ def _write(world: World, observed: Observed, widening: bool, item: Item) -> None
     if item.action == "edit":
         present = t.cast(Object, item.present)
         if not editor_of(present)[0]:
-            world.journal.forget_keys([key])  # of an earlier life of this object
-            _snapshot.keep(world.journal, key, _snapshot.stable(present))
+            _snapshot.keep(world.journal, key, _snapshot.stable(present), anew=True)
     with world.journal.around(item.change(cluster.name)):
         if item.action == "create":
             _writer.create(cluster, kind, t.cast(Object, item.body))

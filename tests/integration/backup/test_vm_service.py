@@ -218,8 +218,6 @@ def test_a_vm_that_does_not_register_itself_is_named_in_time(world: World, tmp_p
     assert not done.plan.changed
 
 
-# On a very busy machine a run can still meet another one half way and refuse, with nothing changed: it has to be run again.
-@pytest.mark.flaky(reruns=4)
 def test_two_runs_at_the_same_time_write_into_the_same_object_one_after_the_other(world: World, tmp_path: Path) -> None:
     """Slices of one job: each has a journal of its own, and the mirror."""
     make(world, own(), service("forecast", "vmns"))

@@ -118,7 +118,7 @@ def fake_world(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         def load(self) -> dict[str, t.Any]:
             return {}
 
-        def save(self, _originals: t.Any, _tail: t.Any) -> None:
+        def save(self, _news: t.Any) -> None:
             world.calls.append("mirror")
 
     class FakeGate:

@@ -11,13 +11,14 @@ import pathlib
 import stat
 import subprocess
 import sys
+import time
 import typing as t
 
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core import _journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal, News
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import MASK
 
@@ -29,14 +30,16 @@ class Memory:
 
     def __init__(self, originals: dict[str, t.Any] | None = None) -> None:
         self.originals = originals or {}
+        self.times: dict[str, str] = {}
         self.tail: list[dict[str, t.Any]] = []
         self.saves = 0
 
     def load(self) -> dict[str, t.Any]:
-        return {"originals": dict(self.originals)} if self.originals else {}
+        return {"originals": dict(self.originals), "times": dict(self.times)} if self.originals else {}
 
-    def save(self, originals: dict[str, t.Any], tail: list[dict[str, t.Any]]) -> None:
-        self.originals, self.tail = originals, tail
+    def save(self, news: News) -> None:
+        made = news.onto({"originals": self.originals, "times": self.times} if self.saves or self.originals else None)
+        self.originals, self.times, self.tail = made["originals"], made["times"], news.tail
         self.saves += 1
 
 
@@ -167,6 +170,66 @@ def test_a_fresh_container_finds_the_originals_in_the_mirror(tmp_path: pathlib.P
     assert fresh.originals() == {"a": 1, "b": None}
     assert fresh.keep_original("a", 2) == 1
     assert not fresh.path.exists()
+
+
+def test_runs_that_share_a_mirror_keep_what_the_others_kept(tmp_path: pathlib.Path) -> None:
+    """Slices of one job: each in a container of its own, loaded before the others wrote."""
+    mirror = Memory()
+    one, two = (Journal(str(tmp_path / name), "m", mirror=mirror) for name in ("one", "two"))
+    one.keep_originals({"a": 1, "both": "first"})
+    two.keep_originals({"b": 2, "both": "second"})
+    assert mirror.originals == {"a": 1, "b": 2, "both": "first"}
+    assert two.original("a") is None
+    two.reload()
+    assert (two.original("a"), two.original("both")) == (1, "first")
+    one.forget("a")
+    two.keep_originals({"c": 3})
+    assert mirror.originals == {"b": 2, "both": "first", "c": 3}
+    one.reload()
+    assert one.originals() == mirror.originals
+
+
+def test_a_mirror_that_somebody_deleted_is_written_whole(tmp_path: pathlib.Path) -> None:
+    mirror = Memory()
+    journal = Journal(str(tmp_path), "m", mirror=mirror)
+    journal.keep_originals({"a": 1})
+    mirror.__init__()  # type: ignore[misc]
+    journal.keep_originals({"b": 2})
+    assert mirror.originals == {"a": 1, "b": 2}
+
+
+def test_an_original_of_an_earlier_life_is_replaced_in_one_write(tmp_path: pathlib.Path) -> None:
+    mirror = Memory()
+    journal = Journal(str(tmp_path), "m", mirror=mirror)
+    journal.keep_originals({"a": 1})
+    journal.keep_originals({"a": 2}, anew=True)
+    assert (mirror.originals, mirror.saves) == ({"a": 2}, 2)
+    for place in (str(tmp_path), str(tmp_path / "fresh")):
+        assert Journal(place, "m", mirror=mirror).original("a") == 2
+    assert Journal(str(tmp_path), "m").original("a") == 2
+
+
+def test_an_undo_that_was_killed_before_the_mirror_heard_of_it_is_done(tmp_path: pathlib.Path) -> None:
+    mirror = Memory()
+    journal = Journal(str(tmp_path), "m", mirror=mirror)
+    journal.keep_originals({"a": 1})
+    time.sleep(0.002)  # times are of milliseconds
+    journal.write("forget", key="a")
+    again = Journal(str(tmp_path), "m", mirror=mirror)
+    assert again.original("a") is None
+    again.sync()
+    assert mirror.originals == {}
+
+
+def test_what_another_container_kept_after_our_undo_counts(tmp_path: pathlib.Path) -> None:
+    """The laptop joined and left; then AWX joined; the laptop takes that back."""
+    mirror = Memory()
+    laptop = Journal(str(tmp_path / "laptop"), "m", mirror=mirror)
+    laptop.keep_originals({"a": 1})
+    laptop.forget("a")
+    time.sleep(0.002)
+    Journal(str(tmp_path / "awx"), "m", mirror=mirror).keep_originals({"a": 1})
+    assert Journal(str(tmp_path / "laptop"), "m", mirror=mirror).original("a") == 1
 
 
 def test_mirror_is_written_once_for_many_and_never_for_nothing(tmp_path: pathlib.Path) -> None:

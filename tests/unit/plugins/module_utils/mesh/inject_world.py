@@ -292,7 +292,9 @@ class Api:
             new = self._new(body["metadata"]["labels"]) and self.injects
             containers = [proxy(new, agent=self.prepared)] if new or self.source_injects else []
             return {**copy.deepcopy(body), "spec": {"containers": containers}}
-        return self.add(copy.deepcopy(body))
+        made = copy.deepcopy(body)
+        made["metadata"].setdefault("resourceVersion", "1")
+        return self.add(made)
 
     def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "") -> None:
         self._called(f"delete {kind.kind}")

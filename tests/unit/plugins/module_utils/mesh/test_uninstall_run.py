@@ -114,7 +114,7 @@ class Api:
         if istio.key_of(item) in self.items:
             raise MigrationError("it is there", details={"status": 409})
         self._write(f"create {istio.place(item)}")
-        item["metadata"]["uid"] = f"new-{len(self.writes)}"
+        item["metadata"].update(uid=f"new-{len(self.writes)}", resourceVersion="1")
         if kind.kind in istio.WORKLOADS:
             number = dict.fromkeys(("updatedReplicas", "replicas", "availableReplicas", "readyReplicas"), 1)
             item["status"] = {"observedGeneration": 0, **number}
@@ -124,7 +124,9 @@ class Api:
         return item
 
     def patch(self, kind: Kind, name: str, namespace: str, body: Object) -> Object:
-        self.items[kind.kind, namespace, name].update(body)
+        item = self.items[kind.kind, namespace, name]
+        item["metadata"].update(body.get("metadata") or {})
+        item.update({part: value for part, value in body.items() if part != "metadata"})
         return body
 
     def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "") -> None:

@@ -59,6 +59,12 @@ class World:
 
     # the engine
 
+    def name(self) -> str:
+        return "docker"
+
+    def boots(self) -> bool:
+        return True
+
     def image(self, reference: str) -> Object | None:
         return {"Id": f"sha256:id-of-{reference}"}
 

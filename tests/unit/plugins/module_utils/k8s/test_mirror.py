@@ -1,0 +1,103 @@
+# Copyright: (c) 2026, the servicemesh.migration authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The journal's ConfigMap: other runs write there too, and none takes another's originals away."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pathlib
+import typing as t
+
+import pytest
+
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s import _mirror
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
+
+Object = dict[str, t.Any]
+
+
+class Api:
+    """One ConfigMap with optimistic locking. ``meanwhile`` runs once, between somebody's read and its write."""
+
+    def __init__(self) -> None:
+        self.found: Object | None = None
+        self.meanwhile: t.Callable[[], None] | None = None
+        self.version = 0
+        self.writes = 0
+
+    def get(self, *_place: t.Any) -> Object | None:
+        found, self.meanwhile, then = copy.deepcopy(self.found), None, self.meanwhile
+        if then:
+            then()
+        return found
+
+    def where(self, *_place: t.Any) -> str:
+        return "source/istio-system/servicemesh-migration-shop"
+
+    def create(self, _kind: t.Any, body: Object) -> Object:
+        if self.found is not None:
+            raise MigrationError("it is there", details={"status": 409})
+        return self._store(copy.deepcopy(body))
+
+    def patch(self, _kind: t.Any, _name: str, _namespace: str, body: Object) -> Object:
+        assert self.found is not None
+        if body["metadata"]["resourceVersion"] != self.found["metadata"]["resourceVersion"]:
+            raise MigrationError("somebody was first", details={"status": 409})
+        return self._store({**self.found, "data": {**self.found["data"], **body["data"]}})
+
+    def _store(self, obj: Object) -> Object:
+        self.version, self.writes = self.version + 1, self.writes + 1
+        obj["metadata"]["resourceVersion"] = str(self.version)
+        self.found = obj
+        return obj
+
+    def originals(self) -> Object:
+        assert self.found is not None
+        return t.cast(Object, json.loads(self.found["data"]["originals.json"]))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["not there yet", "there"])
+def test_a_run_between_read_and_write_loses_nothing(tmp_path: pathlib.Path, *, first: bool) -> None:
+    api = Api()
+    one, two = (
+        Journal(str(tmp_path / name), "shop", mirror=ConfigMapMirror(t.cast(t.Any, api), "shop")) for name in ("one", "two")
+    )
+    if not first:
+        one.keep_originals({"before": 0})
+    api.meanwhile = lambda: two.keep_originals({"theirs": 2})
+    one.keep_originals({"ours": 1})
+    assert api.originals() == {"ours": 1, "theirs": 2} | ({} if first else {"before": 0})
+    api.meanwhile = lambda: two.forget("theirs")
+    one.forget("ours")
+    assert api.originals() == ({} if first else {"before": 0})
+
+
+def test_a_mirror_that_never_stands_still_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api()
+    journal = Journal(str(tmp_path), "shop", mirror=ConfigMapMirror(t.cast(t.Any, api), "shop"))
+    journal.keep_originals({"a": 1})
+    monkeypatch.setattr(_mirror, "_AGAIN", 3)
+    monkeypatch.setattr(api, "patch", lambda *_all: (_ for _ in ()).throw(MigrationError("first", details={"status": 409})))
+    with pytest.raises(MigrationError, match="first"):
+        journal.keep_originals({"b": 2})
+    monkeypatch.undo()
+    journal.sync()
+    assert api.originals() == {"a": 1, "b": 2}
+
+
+def test_newest_lines_take_what_the_originals_leave(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api()
+    monkeypatch.setattr(_mirror, "_LIMIT", 2_000)
+    journal = Journal(str(tmp_path), "shop", mirror=ConfigMapMirror(t.cast(t.Any, api), "shop"))
+    for number in range(50):
+        journal.write("note", number=number)
+    journal.keep_originals({"a": "x" * 500})
+    assert api.found is not None
+    data = api.found["data"]
+    assert sum(len(text) for text in data.values()) <= 2_000
+    tail = [json.loads(line) for line in data["tail.jsonl"].splitlines()]
+    assert tail[-1]["event"] == "original" and tail[-2]["number"] == 49 and tail[0].get("number", 0) > 30
