@@ -71,13 +71,19 @@ def test_killed_anywhere_it_goes_on_and_goes_back(stage: Stage) -> None:
     """At each point twice: killed and taken back; killed, run again to its end, and taken back with a kill in that as well."""
     origin = stage.world()
     report: list[str] = []
+    lost: list[str] = []
     sent = failed = 0
 
     def count() -> None:
         nonlocal sent, failed
         stage.end_traffic()
-        _, summary = evidence.read(file)
+        buckets, summary = evidence.read(file)
         sent, failed = sent + summary["sent"], failed + summary["failed"]
+        for line in buckets:
+            if line["failed"]:
+                when = time.strftime("%H:%M:%S", time.localtime(line["t"]))
+                bad = [one for one in line["served"] if one["status"] >= 400]
+                lost.append(f"after {report[-1] if report else 'nothing'}, {when}: {line['failed']}: {line['errors']} {bad}")
 
     file = stage.traffic(200, 900)
     try:
@@ -108,4 +114,4 @@ def test_killed_anywhere_it_goes_on_and_goes_back(stage: Stage) -> None:
     finally:
         count()
         print(f"{len(report)} kills of {', '.join(report)}; {sent} requests, {failed} failed")
-    assert failed == 0
+    assert failed == 0, "\n".join(lost)
