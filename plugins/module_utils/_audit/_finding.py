@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 
 F = t.TypeVar("F")
@@ -88,11 +88,10 @@ def judged(report: Report, least: str, what: str) -> Outcome:
     bad = [item for item in report.findings if least != "never" and SEVERITIES.index(item.severity) <= SEVERITIES.index(least)]
     if bad:
         lines = [f"{item.severity} {item.id}: {item.subject}: {item.message}" for item in bad]
-        more = f"; and {len(lines) - 8} more (see findings)" if len(lines) > 8 else ""
         outcome.failed = MigrationError(
             f"{len(bad)} findings stand against {what}",
             where=bad[0].subject,
-            why="; ".join(lines[:8]) + more,
+            why=few(lines, 8, see=" (see findings)"),
             todo=bad[0].hint or "mend what is found, and run again",
         )
     else:

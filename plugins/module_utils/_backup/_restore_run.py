@@ -25,7 +25,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._inf
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import Choice, RestorePlan
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Seal, seal_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import flow, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
@@ -359,7 +359,7 @@ def _against(made: RestorePlan, policy: str) -> MigrationError | None:
     if not states:
         return None
     bad = [item for item in made.items if item.state in states]
-    lines = [f"{item.key.lstrip('/')}: {item.reason}" for item in bad[:8]]
+    lines = [f"{item.key.lstrip('/')}: {item.reason}" for item in bad]
     todo = []
     if DIFFERS in states:
         todo.append("look at the differences, then set existing to update or skip")
@@ -370,7 +370,7 @@ def _against(made: RestorePlan, policy: str) -> MigrationError | None:
     return MigrationError(
         f"{sum(made.counts[state] for state in states)} of {len(made.codes)} objects cannot be restored",
         where="target",
-        why="; ".join(lines) + (f"; and {len(bad) - 8} more (see items)" if len(bad) > 8 else ""),
+        why=few(lines, 8, see=" (see items)"),
         todo=" and ".join(todo),
     )
 

@@ -10,6 +10,11 @@ from __future__ import annotations
 import typing as t
 
 
+def few(lines: t.Sequence[str], most: int = 5, *, joint: str = "; ", see: str = "") -> str:
+    """The first ones of what may be thousands, and how many more there are; ``see`` says where those stand."""
+    return joint.join([*lines[:most], *([f"and {len(lines) - most} more{see}"] if len(lines) > most else [])])
+
+
 class MigrationError(Exception):
     """What went wrong, where, why, and what to do next.
 

@@ -38,7 +38,6 @@ _CLUSTER_SCOPED = frozenset(
         "MutatingWebhookConfiguration",
         "ValidatingWebhookConfiguration",
         "GatewayClass",
-        "ASMMigrateFromIstio",
     }
 )
 

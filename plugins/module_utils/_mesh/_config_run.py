@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, flow, values
@@ -279,7 +279,7 @@ def verify(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | None]
         raise MigrationError(
             "The target does not hold what was written",
             where=target.where(),
-            why="; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            why=few(wrong),
             todo="another tool may be writing the same objects: stop it, and run again",
             done=[f"{item.action} {item.where}" for item in made.writes],
         )
@@ -311,7 +311,6 @@ def _problem(made: ConfigPlan, on_conflict: str, on_refused: str) -> MigrationEr
     if not refused and not conflicts:
         return None
     lines = [f"{item.key}: {item.reason}" for item in [*refused, *conflicts]]
-    more = f", and {len(lines) - 8} more (see items)" if len(lines) > 8 else ""
     todo = ["mend what is refused in the source, or set on_refused to skip"] if refused else []
     if any(item.differences for item in conflicts):
         todo.append("look at the differences, then make both sides agree or set on_conflict to update or skip")
@@ -320,7 +319,7 @@ def _problem(made: ConfigPlan, on_conflict: str, on_refused: str) -> MigrationEr
     return MigrationError(
         f"{len(lines)} of {len(made.items)} objects cannot be copied",
         where="target",
-        why="; ".join(lines[:8]) + more,
+        why=few(lines, 8, see=" (see items)"),
         todo="; ".join(todo),
         not_done=[f"{item.action} {item.where}" for item in made.writes],
     )

@@ -14,7 +14,7 @@ import ssl
 import time
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry, wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
@@ -171,7 +171,7 @@ def prove(cluster: Cluster, seen: Observed, wait: float, timeout: float) -> tupl
 
     def explain() -> str:
         bad = [f"pod {line['pod']} {line['trouble']} to {line['question']}" for line in last if line["trouble"]]
-        return "; ".join([*bad[:5], *([f"and {len(bad) - 5} more"] if len(bad) > 5 else [])])
+        return few(bad)
 
     lines = wait_until(
         alike,

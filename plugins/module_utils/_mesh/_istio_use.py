@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import few
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import selector_of, selects
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _istio_objects as istio
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal
@@ -71,8 +72,7 @@ def pod_name(pod: Object) -> str:
 
 def some(names: t.Iterable[str], most: int = 5) -> str:
     """The first few, and how many more."""
-    found = sorted(names)
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+    return few(sorted(names), most, joint=", ")
 
 
 def census(seen: Inventory, found: Sorted) -> Census:

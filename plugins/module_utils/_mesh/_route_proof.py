@@ -14,7 +14,7 @@ import dataclasses
 import json
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
@@ -200,11 +200,10 @@ class Proxies:
 
 def not_taken(mesh: str, place: str, taken: Taken) -> MigrationError:
     """Proxies that do not have the weights (yet)."""
-    more = f"; and {len(taken.waiting) - 3} more" if len(taken.waiting) > 3 else ""
     return MigrationError(
         f"{len(taken.waiting)} of {taken.asked} proxies that were asked do not have the weights of {place}",
         where=f"{mesh}/{place}",
-        why="; ".join(taken.waiting[:3]) + more,
+        why=few(taken.waiting, 3),
         todo="look whether they are connected to their control plane, and whether it refuses the VirtualService; then run again",
         transient=True,
     )

@@ -15,6 +15,8 @@ import dataclasses
 import json
 import typing as t
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import few
+
 Object = dict[str, t.Any]
 PROXY = "istio-proxy"
 #: With it a proxy of Istio asks its control plane for the roots to trust, and so learns of a second one.
@@ -159,5 +161,4 @@ def proxy_of(pod: Object) -> Proxy | None:
 
 def listed(found: t.Sequence[Proxy], most: int = 5) -> str:
     """The first few, and how many more."""
-    names = sorted(item.place for item in found)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return few(sorted(item.place for item in found), most, joint=", ")

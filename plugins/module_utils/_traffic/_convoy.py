@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
@@ -243,9 +243,7 @@ class Convoy:
                 self._done[one.workload.place] = "moved"
 
     def _trouble(self, wave: Wave[Workload], flights: t.Sequence[Flight], failed: t.Sequence[Flight]) -> MigrationError:
-        why = "; ".join(f"{one.workload.place}: {one.reason}" for one in failed[:_MOST])
-        if len(failed) > _MOST:
-            why += f"; and {len(failed) - _MOST} more"
+        why = few([f"{one.workload.place}: {one.reason}" for one in failed], _MOST)
         back = ""
         if self._restore_failed:
             back = self._restore({one.workload.key for one in failed})
@@ -337,7 +335,7 @@ class Convoy:
         if bad:
             raise MigrationError(
                 f"{len(bad)} workloads could not be taken back",
-                why="; ".join(bad[:_MOST]) + (f"; and {len(bad) - _MOST} more" if len(bad) > _MOST else ""),
+                why=few(bad, _MOST),
                 todo="mend the cause, then run with state: restored again",
                 done=self.done,
                 not_done=bad,

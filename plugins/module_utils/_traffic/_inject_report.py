@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject
@@ -141,9 +141,8 @@ def warnings_of(present: Present) -> list[str]:
     refused = present.refused
     if not refused:
         return []
-    names = "; ".join(f"{one.place}: {one.obstacle}" for one in refused[:_MOST])
-    more = f"; and {len(refused) - _MOST} more, see workloads[].refused" if len(refused) > _MOST else ""
-    return [f"{len(refused)} workloads are not moved: {names}{more}"]
+    names = few([f"{one.place}: {one.obstacle}" for one in refused], _MOST, see=", see workloads[].refused")
+    return [f"{len(refused)} workloads are not moved: {names}"]
 
 
 def planned_waves(present: Present) -> list[Object]:

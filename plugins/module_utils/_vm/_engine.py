@@ -15,12 +15,12 @@ import http.client
 import json
 import os
 import socket
+import subprocess
 import time
 import typing as t
 import urllib.parse
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
-from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_host import command
 
 SOCKETS = ("/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock")
 PODMAN_UNIT = "podman-restart.service"
@@ -102,7 +102,12 @@ class Engine:
 
     def boots(self) -> bool:
         """Whether containers come back when the VM boots: podman has no daemon that would do it, only a unit."""
-        return self.name() != "podman" or command("systemctl", "is-enabled", PODMAN_UNIT).returncode == 0
+        if self.name() != "podman":
+            return True
+        try:
+            return subprocess.run(["systemctl", "is-enabled", PODMAN_UNIT], capture_output=True, check=False).returncode == 0
+        except OSError:
+            return False
 
     # -- images -----------------------------------------------------------------------------------------------------
 
@@ -110,22 +115,25 @@ class Engine:
         return self.get(f"/images/{urllib.parse.quote(reference, safe='/:@')}/json")
 
     def pull(self, reference: str, login: tuple[str, str] | None = None, timeout: float = 600) -> None:
-        """The engine answers 200 and says in the stream that it failed."""
+        """An engine that fails says so by its status, or answers 200 and says so in the stream."""
         headers = {}
         if login:
             account = {"username": login[0], "password": login[1], "serveraddress": reference.split("/", 1)[0]}
             headers["X-Registry-Auth"] = base64.urlsafe_b64encode(json.dumps(account).encode()).decode()
         name, tag = split_reference(reference)
-        text = self.call("POST", "/images/create", {"fromImage": name, "tag": tag}, headers=headers, timeout=timeout)
+        try:
+            text = self.call("POST", "/images/create", {"fromImage": name, "tag": tag}, headers=headers, timeout=timeout)
+        except MigrationError as error:
+            if error.details.get("status"):
+                raise _not_pulled(reference, error.why) from error
+            raise
         for line in text.decode(errors="replace").splitlines():
             try:
                 said = json.loads(line).get("error")
             except (ValueError, AttributeError):
                 continue
             if said:
-                raise MigrationError(
-                    "The image cannot be pulled", where=reference, why=str(said), todo="check name, registry and login"
-                )
+                raise _not_pulled(reference, str(said))
 
     def remove_image(self, reference: str) -> None:
         self._quiet(404, "DELETE", f"/images/{urllib.parse.quote(reference, safe='/:@')}")
@@ -200,6 +208,11 @@ def split_reference(reference: str) -> tuple[str, str]:
     head, slash, last = reference.rpartition("/")
     name, colon, tag = last.partition(":")
     return head + slash + name, tag if colon else "latest"
+
+
+def _not_pulled(reference: str, why: str) -> MigrationError:
+    todo = "check name, registry and login, and that the VM reaches the registry"
+    return MigrationError("The image cannot be pulled", where=reference, why=why, todo=todo)
 
 
 def _reason(text: bytes) -> str:

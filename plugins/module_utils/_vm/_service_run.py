@@ -12,7 +12,7 @@ import functools
 import time
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, flow, values
@@ -197,11 +197,10 @@ def _refuse(decisions: t.Sequence[Decision], observed: Observed, on_conflict: st
     bad = [decision for decision in decisions if decision.problems]
     if bad and (on_conflict == "fail" or len(bad) == len(decisions)):
         lines = [f"{decision.service.key}: {problem}" for decision in bad for problem in decision.problems]
-        more = f"; and {len(lines) - 6} more (see error.details)" if len(lines) > 6 else ""
         raise MigrationError(
             f"{len(bad)} of {len(decisions)} services cannot be made as they are wished",
             where=world.config.where(),
-            why="; ".join(lines[:6]) + more,
+            why=few(lines, 6, see=" (see error.details)"),
             todo="mend what is named, and run again; on_conflict: skip writes the other services",
             details={"services": [decision.as_dict(observed) for decision in bad]},
         )

@@ -78,7 +78,9 @@ class Memory:
 
     def put(self, obj: Mapping[str, Any]) -> None:
         meta = obj["metadata"]
-        self.objects[obj["kind"], meta.get("namespace", ""), meta["name"]] = copy.deepcopy(dict(obj))
+        stored = copy.deepcopy(dict(obj))
+        stored["metadata"].setdefault("resourceVersion", "1")
+        self.objects[obj["kind"], meta.get("namespace", ""), meta["name"]] = stored
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> dict[str, Any] | None:
         self.reads(self)

@@ -62,7 +62,7 @@ USERS: dict[str, tuple[list[Object], str, str]] = {
     "so many": (
         [pod(f"p{number}", "shop", container("istio")) for number in range(8)],
         "Pods still have a sidecar of Istio",
-        "8 pods: shop/p0, shop/p1, shop/p2, shop/p3, shop/p4 and 3 more",
+        "8 pods: shop/p0, shop/p1, shop/p2, shop/p3, shop/p4, and 3 more",
     ),
     "a gateway that a chart or the Gateway API made": (
         [pod("gw", "shop", container("istio", router=True))],
