@@ -222,17 +222,15 @@ def _listener_problems(state: GatewayState) -> list[str]:
 
 
 def _backend_problems(state: GatewayState, side: str) -> list[str]:
-    found, view = [], state.view
+    """Why this side cannot serve. Backends that are missing in a group are no reason: writing the weight brings them."""
+    view = state.view
     for port in view.ports:
-        group = view.group(port)
         counted = view.counted(side, port)
         if counted.ready_pods == 0:
             return [f"no pod of {view.pair.service(side)} is ready"]
         if not counted.members:
             return [f"no node that the cloud-controller-manager takes is behind {view.pair.service(side)}"]
-        if group is not None and not view.own(side, group):
-            found.append(f"group {group.id} of port {port} has no backend of {view.pair.service(side)}")
-    return found
+    return []
 
 
 def unhealthy(view: PairView, side: str, health: t.Mapping[int, t.Collection[tuple[str, str, int, str]]]) -> list[str]:

@@ -7,7 +7,8 @@
 
 Rules: the side that gets more is written first; the other one only after the load balancer shows that the first can carry it
 (weights over 0 and healthy backends in every vServer group). An event of the cloud-controller-manager is no proof: what counts
-is what the load balancer has. When it has lost the backends of a side, they are put back at once, past the CCM.
+is what the load balancer has. When it loses the backends of a side during a move, they are put back at once, past the CCM; when a
+late look of the CCM took them away before (a call failed at a wrong moment), it is made to look again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair 
     read_services,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import (
+    SIDES,
     GatewayState,
     order,
     refusals,
@@ -57,6 +59,8 @@ _PUSH_AFTER = 0.4
 _QUIET = 0.4
 # Backends of a side that are all gone may be pods that restart; after this time they are not. Seconds.
 _GRACE = 1.5
+# A CCM pauses for up to 300 s after a call that failed; a touched annotation ends the pause. On the way back more often. Seconds.
+_NUDGE, _NUDGE_BACK = 5.0, 1.0
 # A Service that does not say what the load balancer was made to show is given up after this time. Seconds.
 _FOLLOW = 3.0
 
@@ -315,7 +319,7 @@ class _One:
         """Poll the groups until they hold the formula's weights for this side; look after the backends meanwhile."""
         mover, before, view = self._mover, state.view, state.view
         ids = [group.id for group in before.gateway_groups]
-        began = counted = looked = time.monotonic()
+        began = counted = looked = nudged = time.monotonic()
         pause, pushed = _FIRST_PAUSE, 0.0
         trouble = ""
         while True:
@@ -327,10 +331,11 @@ class _One:
                     raise
                 trouble = error.message
             if not trouble:
-                if _lost(before, view, side):
-                    view = dataclasses.replace(view, **read_services(mover._source, self._pair))
-                    self._look_after(before, view, side, time.monotonic() - began > _GRACE)
-                    counted = time.monotonic()
+                for one in SIDES:  # a late look of the CCM can hit the other one, too
+                    if _lost(before, view, one):
+                        view = dataclasses.replace(view, **read_services(mover._source, self._pair))
+                        self._look_after(before, view, one, time.monotonic() - began > _GRACE)
+                        counted = time.monotonic()
                 if view.shows(side, weight):
                     # Services and nodes as they are directly before the next write.
                     state = dataclasses.replace(state, view=dataclasses.replace(view, **read_services(mover._source, self._pair)))
@@ -342,6 +347,9 @@ class _One:
             if self._back and now - looked > _PUSH_AFTER:
                 self._push(view, side, weight)
                 looked, pushed = now, pushed or now
+            if now - nudged > (_NUDGE_BACK if self._back else _NUDGE) and not view.shows(side, weight):
+                mover._write(self._pair, side, weight, touch=True)
+                nudged = now
             if now > self._deadline:
                 raise self._in_vain(view, side, weight, trouble)
             if now - counted > _RECOUNT:

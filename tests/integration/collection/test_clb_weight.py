@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -188,6 +189,72 @@ def test_backends_that_the_ccm_took_away_are_put_back(pair: Scene, monkeypatch: 
     assert all(left > 0 and right == 0 for left, right in sums(pair))
     pair.weight(50)
     assert all(left == right for left, right in sums(pair))
+
+
+def taken(scene: Scene, name: str, port: int) -> str:
+    """What a late look of the CCM v2.14 does when one of its calls fails: all backends of a Service leave one group. Its id."""
+    group = str(scene.world.listeners(scene.lb)[port]["VServerGroupId"])
+    mine = [item for item in scene.world.backends(group) if item["Description"].split("/")[2] == name]
+    assert mine
+    scene.world.rpc.call("slb", "RemoveVServerGroupBackendServers", VServerGroupId=group, BackendServers=json.dumps(mine))
+    return group
+
+
+@newest
+@pytest.mark.parametrize("share", [50, 5, 0])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_backends_that_were_taken_away_before_come_back_with_the_next_weight(pair: Scene, side: str, share: int) -> None:
+    """Nobody was looking: the CCM has said Ensured and does nothing by itself."""
+    pair.weight(25)
+    taken(pair, pair.source if side == "source" else f"istio-{pair.target}", 80)
+    assert any(0 in sample for sample in sums(pair))
+    with watched(pair) as seen:
+        answer = pair.weight(share).result["gateways"][0]
+    assert answer["observed"] == pytest.approx(answer["planned"], abs=0.01)
+    assert all(left > 0 and (right > 0) == (share > 0) for left, right in sums(pair))
+    assert all(left + right > 0 for sample in seen for left, right in sample)
+
+
+@newest
+def test_backends_of_the_other_side_that_go_in_the_middle_of_a_move_are_put_back(
+    pair: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _mover
+
+    pair.weight(25)
+    before = sums(pair)
+    plain = _mover.Mover._write
+    gone: list[str] = []
+
+    def late(self: Any, gateway: Any, side: str, *more: Any, **named: Any) -> None:
+        if gone:
+            plain(self, gateway, side, *more, **named)
+            return
+        gone.append(taken(pair, pair.source if side == "target" else f"istio-{pair.target}", 443))
+        # its own CCM is asleep, so that only the look at the other side ends the wait
+
+    monkeypatch.setattr(_mover.Mover, "_write", late)
+    monkeypatch.setattr(_mover, "_NUDGE", 60.0)
+    with pytest.raises(MigrationError, match="took all backends of") as caught:
+        pair.weight(50, wait_timeout=8.0)
+    assert any(f"put back into {gone[0]}" in text for text in caught.value.done) and caught.value.transient
+    assert sums(pair) == before
+    assert pair.weight(50).result["gateways"][0]["observed"] == pytest.approx(50, abs=0.5)
+
+
+@newest
+def test_a_ccm_that_pauses_after_a_failure_is_touched_again(pair: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pause is 5, 10, 20 ... 300 s. The touch ends it as soon as the fault is over."""
+    from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _mover
+
+    monkeypatch.setattr(_mover, "_NUDGE", 0.5)
+    fault = {"target": "slb", "action": "SetVServerGroupAttribute", "effect": {"status": 503, "code": "ServiceUnavailable"}}
+    pair.world.cloud._admin("POST", "faults", fault)
+    threading.Timer(1.2, pair.world.cloud.clear_faults).start()
+    began = time.monotonic()
+    answer = pair.weight(25).result["gateways"][0]
+    assert answer["observed"] == pytest.approx(25, abs=0.5)
+    assert time.monotonic() - began < 4.5  # the CCM's own next try would have been after 5 s
 
 
 def test_a_throttled_ccm_does_not_hold_up_the_way_back(pair: Scene) -> None:

@@ -138,13 +138,18 @@ CASES = [
         5,
         "it is not reusable (module clb_reuse)",
     ),
-    (view(groups=world.reused().groups), 5, "has no backend of istio-gw-asm"),
 ]
 
 
 @pytest.mark.parametrize(("state", "share", "reason"), CASES, ids=[case[2][:40] for case in CASES])
 def test_refusals(state: GatewayState, share: float, reason: str) -> None:
     assert any(reason in found for found in refusals(state, share)), refusals(state, share)
+
+
+def test_backends_that_are_missing_are_written_for_and_do_not_forbid_it() -> None:
+    state = view(groups=world.reused().groups)
+    assert refusals(state, 5) == []
+    assert {side for side, _weight in order(state, plan_share(state, 5))} >= {"target"}
 
 
 def test_a_target_that_is_not_ready_does_not_hold_up_the_way_back() -> None:
