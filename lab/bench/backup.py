@@ -72,6 +72,27 @@ else:
         list(pool.map(create, file))
 """
 
+# The same as people write it: 16 threads, with the client that the Kubernetes project gives for Python.
+SCRIPT = """
+import concurrent.futures, json, sys
+from kubernetes import client, config
+config.load_kube_config(sys.argv[1])
+settings = client.Configuration.get_default_copy()
+settings.connection_pool_maxsize = 16
+api = client.ApiClient(settings)
+core, custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
+def create(line):
+    obj = json.loads(line)
+    namespace = obj["metadata"]["namespace"]
+    if obj["kind"] == "Service":
+        core.create_namespaced_service(namespace, obj)
+    else:
+        group, version = obj["apiVersion"].split("/")
+        custom.create_namespaced_custom_object(group, version, namespace, obj["kind"].lower() + "s", obj)
+with concurrent.futures.ThreadPoolExecutor(16) as pool, open(sys.argv[2]) as file:
+    list(pool.map(create, file))
+"""
+
 PEAK = """
 print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
 """
@@ -266,51 +287,62 @@ def p1(lab: Lab, say: Say) -> list[Figure]:
     return _on(lab, say, work)
 
 
-def _restores(bench: Bench, where: str, turns: int, archive: Path, file: Path) -> tuple[Used, Used, Used]:
-    """Our restore, a bare create by 16 threads, and kubectl's, which takes long enough to be measured once."""
-    ours, bare = [], []
+@dataclass
+class Race:
+    """The contenders of P2: our restore; creates by 16 threads, by a script and as lean as ours; kubectl's, one by one."""
+
+    ours: Used
+    script: Used
+    lean: Used
+    kubectl: Used
+
+
+def _restores(bench: Bench, where: str, turns: int, archive: Path, file: Path) -> Race:
+    """They take turns; kubectl takes long enough to be measured once."""
+    ours, script, lean = [], [], []
+    lines = bench.lines(objects(VIRTUAL, RULES))
     for turn in range(turns):
         bench.say(f"P2: {where}, turn {turn + 1} of {turns}")
         bench.clear()
         ours.append(bench.restore(archive))
         bench.clear()
-        bare.append(bench.fill(VIRTUAL, RULES))
+        script.append(bench.python(SCRIPT, str(bench.kubeconfig), str(lines)))
+        bench.clear()
+        lean.append(bench.fill(VIRTUAL, RULES))
     bench.clear()
-    kube = bench.kubectl("create", "-f", str(file))
-    bench.say(f"P2: {where}: ours {_best(ours)}, 16 threads {_best(bare)}, kubectl {kube}")
-    return _best(ours), _best(bare), kube
+    race = Race(_best(ours), _best(script), _best(lean), bench.kubectl("create", "-f", str(file)))
+    bench.say(f"P2: {where}: {race}")
+    return race
 
 
 def p2(lab: Lab, say: Say) -> list[Figure]:
     """A restore of the same objects, the dry run of all of them before the first write included: over a network, and beside
     the API server on the same two cores."""
 
+    def rows(race: Race, where: str) -> list[tuple[str, float, str]]:
+        mine = race.ours.wall
+        return [
+            (f"restore against kubectl create -f, {where}", race.kubectl.wall / mine, "times faster"),
+            (
+                f"restore against a create with 16 threads of the Python client, {where}",
+                100 * race.script.wall / mine,
+                "% of its speed",
+            ),
+            (f"restore against a create with 16 threads as lean as ours, {where}", 100 * race.lean.wall / mine, "% of its speed"),
+            (f"restore of 7,000 objects, rehearsed, {where}", mine, "s"),
+        ]
+
     def work(bench: Bench) -> list[Figure]:
         bench.fill(VIRTUAL, RULES)
         _used, archive = bench.backup("p2")
         file = bench.folder / "create.yaml"
         file.write_text("".join("---\n" + json.dumps(obj) + "\n" for obj in objects(VIRTUAL, RULES)))
-        mine, least, theirs = _restores(bench, "same machine", 1, archive, file)
-        near = [
-            ("restore against kubectl create -f, same machine", theirs.wall / mine.wall, "times faster"),
-            ("restore against a bare create with 16 threads, same machine", 100 * least.wall / mine.wall, "% of its speed"),
-            ("restore of 7,000 objects, rehearsed, same machine", mine.wall, "s"),
-        ]
+        near = rows(_restores(bench, "same machine", 1, archive, file), "same machine")
         bench.move_away()
         where = f"{1000 * AWAY:g} ms away"
-        mine, least, theirs = _restores(bench, where, 2, archive, file)
-        return [
-            at_least("P2", f"restore against kubectl create -f, {where}", theirs.wall / mine.wall, "times faster", 4.0),
-            at_least(
-                "P2",
-                f"restore against a bare create with 16 threads, {where}",
-                100 * least.wall / mine.wall,
-                "% of its speed",
-                60.0,
-            ),
-            Figure("P2", f"restore of 7,000 objects, rehearsed, {where}", round(mine.wall, 2), "s", "-", True),
-            *(Figure("P2", what, round(value, 3), unit, "-", True) for what, value, unit in near),
-        ]
+        far = rows(_restores(bench, where, 2, archive, file), where)
+        judged = [at_least("P2", *row, bar) for row, bar in zip(far, (4.0, 60.0), strict=False)]
+        return [*judged, *(Figure("P2", what, round(value, 2), unit, "-", True) for what, value, unit in [*far[2:], *near])]
 
     return _on(lab, say, work)
 

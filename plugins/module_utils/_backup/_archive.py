@@ -56,6 +56,7 @@ FIRST, INDEX, MANIFEST = "format.json", "index.jsonl", "manifest.json"
 CLUSTER = "_cluster"
 # More than an API server stores in one object, with room for encryption as text.
 _MEMBER_LIMIT = 64 << 20
+_LINES = 500
 _LINE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 _quote = json.encoder.encode_basestring
 _short = hash  # 8 bytes that stand for a member's name in this process: nobody knows the key by which Python hashes
@@ -161,6 +162,7 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         self._content = hashlib.sha256()
         self._index_hash = hashlib.sha256()
         self._index_size = 0
+        self._lines: list[bytes] = []  # of the index, until there are enough of them to be written
         self._keys: set[int] = set()
         self._files = contextlib.ExitStack()
         self._half: pathlib.Path | None = None
@@ -221,11 +223,11 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         line = entry.line().encode()
         try:
             self._tar.add(path, data)
-            self._index.write(line)
+            self._lines.append(line)
+            if len(self._lines) >= _LINES:
+                self._write_lines()
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        self._index_hash.update(line)
-        self._index_size += len(line)
         # Encryption gives other bytes each time: what it stands for is known by its version in the cluster.
         self._content.update(f"{entry.key}\0{uid + resource_version if sealed else sha}\n".encode())
         kind = f"{entry.group or 'core'}/{entry.kind}"
@@ -235,6 +237,13 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         self.objects += 1
         self.bytes += len(data)
         return entry
+
+    def _write_lines(self) -> None:
+        data = b"".join(self._lines)
+        self._lines.clear()
+        self._index.write(data)
+        self._index_hash.update(data)
+        self._index_size += len(data)
 
     def holds(self, api_version: str, kind: str, namespace: str, name: str) -> bool:
         """Whether such an object was added."""
@@ -248,6 +257,11 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
 
     def close(self, facts: t.Mapping[str, t.Any]) -> Object:
         """Write index and manifest (``facts`` and the writer's own), sync, rename, prove. Returns the manifest."""
+        try:
+            self._write_lines()
+        except OSError as error:
+            self.abort()
+            raise _cannot_write(self.path, error) from error
         manifest = {
             **facts,
             "format": FORMAT,

@@ -40,6 +40,7 @@ _read: dict[str, t.Any] = {"true": True, "false": False, "null": None, "{}": {},
 
 # Near them a secret may be. `marked` tells whether one of them is in a text: nearly for nothing, because most texts come again.
 MARKED = ("pass", "secret", "token", "key", "private", "bearer", "authorization:", "-----", "eyj", "@")
+_MARK = re.compile("|".join(map(re.escape, MARKED)))
 
 
 def dump(value: t.Mapping[str, t.Any]) -> str:
@@ -62,8 +63,7 @@ def marked(value: t.Mapping[str, t.Any]) -> tuple[str, bool]:
 
 
 def _is_marked(text: str) -> bool:
-    low = text.lower()
-    return any(word in low for word in MARKED)
+    return _MARK.search(text.lower()) is not None
 
 
 def _rows(value: t.Mapping[str, t.Any], indent: str, lead: str, known: _Shapes, out: list[str]) -> _Rows:
