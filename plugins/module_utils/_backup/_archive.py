@@ -259,22 +259,18 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         """Write index and manifest (``facts`` and the writer's own), sync, rename, prove. Returns the manifest."""
         try:
             self._write_lines()
-        except OSError as error:
-            self.abort()
-            raise _cannot_write(self.path, error) from error
-        manifest = {
-            **facts,
-            "format": FORMAT,
-            "version": VERSION,
-            "counts": self.counts,
-            "objects": self.objects,
-            "bytes": self.bytes,
-            "sealed": self.sealed,
-            "index_sha256": self._index_hash.hexdigest(),
-            "content_sha256": self.content_sha256,
-        }
-        manifest["sha256"] = digest_of(manifest)
-        try:
+            manifest = {
+                **facts,
+                "format": FORMAT,
+                "version": VERSION,
+                "counts": self.counts,
+                "objects": self.objects,
+                "bytes": self.bytes,
+                "sealed": self.sealed,
+                "index_sha256": self._index_hash.hexdigest(),
+                "content_sha256": self.content_sha256,
+            }
+            manifest["sha256"] = digest_of(manifest)
             self._index.seek(0)
             self._tar.add_file(INDEX, t.cast(t.BinaryIO, self._index), self._index_size)
             self._tar.add(MANIFEST, _json(manifest))
