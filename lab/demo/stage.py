@@ -242,6 +242,7 @@ class Stage:
                 proc.stop(self.lab, tag)
                 raise LabError(f"the load generator did not end in {timeout:g} s")
             time.sleep(0.05)
+        proc.stop(self.lab, tag)  # it has ended; or the lab would count it as a part that is gone
 
     # -- faults --------------------------------------------------------------------------------------------------
 

@@ -28,18 +28,20 @@ def lines(stage: Stage) -> int:
         return 0
 
 
-def run_and_kill(stage: Stage, playbook: str, at: int, *arguments: str, timeout: float = 180) -> bool:
-    """Start a playbook and kill it as soon as the journal has `at` lines. False: it came to its end before."""
+def run_and_kill(stage: Stage, playbook: str, at: int, *arguments: str, timeout: float = 180, later: float = 0.0) -> bool:
+    """Start a playbook and kill it as soon as the journal has `at` lines, or a moment later. False: it ended well before."""
     child = stage.start(playbook, *arguments)
     until = time.monotonic() + timeout
     while child.poll() is None:
         if lines(stage) >= at:
+            time.sleep(later)
             stage.kill(child)
             child.communicate(timeout=10)
             return True
         assert time.monotonic() < until, "neither the end nor the line came"
         time.sleep(0.002)
-    child.communicate(timeout=10)
+    text, _nothing = child.communicate(timeout=10)
+    assert child.returncode == 0, f"{playbook} after {lines(stage)} lines of the journal:\n{text[-4000:]}"
     return False
 
 
