@@ -66,6 +66,18 @@ def test_a_fresh_container_knows_of_a_snapshot_by_the_journal(journal: Journal) 
     assert _snapshot.holds(again(journal), KEY, f"uid-{have.SOURCE}") == str(path)
 
 
+def test_the_journal_of_a_mesh_with_many_routes_is_small(journal: Journal) -> None:
+    def route(number: int) -> dict[str, Any]:
+        meta = {"name": f"r{number}", "namespace": "demo", "uid": f"{number:036}"}
+        return {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": meta, "spec": {}}
+
+    objects = content()["objects"] | {f"source/demo/VirtualService/r{number}": route(number) for number in range(2000)}
+    path = _snapshot.write(journal, content(objects=objects))
+    assert len(_snapshot.load(path)["content"]["objects"]) == 2001
+    assert len(json.dumps(again(journal).originals())) < 2000
+    assert _snapshot.holds(again(journal), KEY, f"uid-{have.SOURCE}") == str(path)
+
+
 def test_while_the_migration_is_under_way_the_first_snapshot_stays(journal: Journal) -> None:
     gateways = [{"namespace": have.NAMESPACE, "source_service": have.SOURCE}]
     path = _snapshot.write(journal, content())
