@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from lab.bench import Figure, at_most, backup, config
+from lab.bench.role import role
 from lab.bench.shift import p5
 from lab.bench.swap import p3
 from lab.demo.stage import ROOT
@@ -58,7 +59,7 @@ def main() -> int:
         lab_command("down")
         figures += backup.measured(lab, wanted, say)
         figures += config.measured(lab, wanted, say)
-        if {"P3", "P5", "P8"} & set(wanted):
+        if {"P3", "P5", "P7", "P8"} & set(wanted):
             lab_command("up")
             lab = Lab.current()
         if "P8" in wanted:
@@ -68,6 +69,8 @@ def main() -> int:
             figures += p8(lab)
         if "P5" in wanted:
             figures += p5(lab, say)
+        if "P7" in wanted:
+            figures += role(lab, say)
         if "P3" in wanted:
             figures += p3(lab, say)
     except LabError as error:

@@ -127,7 +127,7 @@ def p7(lab: Lab, say: Say) -> list[Figure]:
             for what, turns in (("all only in the source", new), ("all the same", there)):
                 used = min((used for used, _answer in turns), key=lambda used: used.wall)
                 say(f"P7: {size} objects, {what}: {used}")
-                figures.append(_figure(size, f"mesh_config --check of {size:,} objects, {what}", used.wall))
+                figures.append(figure_of(size, f"mesh_config --check of {size:,} objects, {what}", used.wall))
     except KubeError as error:
         raise LabError(f"the API servers of the bench: {error}") from error
     finally:
@@ -135,7 +135,7 @@ def p7(lab: Lab, say: Say) -> list[Figure]:
     return figures
 
 
-def _figure(size: int, what: str, seconds: float) -> Figure:
+def figure_of(size: int, what: str, seconds: float) -> Figure:
     return at_most("P7", what, seconds, "s", BAR) if size == 5000 else Figure("P7", what, round(seconds, 2), "s", "-", True)
 
 
