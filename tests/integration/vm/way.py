@@ -38,7 +38,7 @@ skip = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/lab-load", "/opt/lab
 tree = {}
 for top in ("/etc", "/opt", "/var/lib", "/root", "/usr/local"):
     for folder, names, files in os.walk(top):
-        names[:] = [name for name in names if os.path.join(folder, name) not in skip + ("/root/.ansible",)]
+        names[:] = [name for name in names if os.path.join(folder, name) not in skip + ("/root/.ansible", "/root/.cache")]
         for name in names + files:
             path = os.path.join(folder, name)
             found = os.lstat(path)
