@@ -104,6 +104,7 @@ def old(version: str) -> dict[str, Any]:
         ({"listeners": [Listener(8080, "192.0.2.1"), Listener(22, "::")], **old("1.8.4")}, "app-ports", "error"),
         ({"engine": None, "engine_error": "no answer"}, "engine", "error"),
         ({"engine": {**DOCKER, "version": "17.03.1"}}, "engine", "error"),
+        ({"engine": {**DOCKER, "name": "podman", "version": "4.3.1", "boots": False}}, "engine", "warning"),
         ({"container": {**OURS, "made": False}}, "engine", "warning"),
         ({"skew": -31.0}, "clock", "error"),
         ({"skew": 7.0}, "clock", "warning"),

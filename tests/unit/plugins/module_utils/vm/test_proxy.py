@@ -76,6 +76,20 @@ def test_the_folder_of_the_sockets_is_the_agents_at_a_restart_too(user: str, uid
     assert _proxy.body(options(user=user), seen())["HostConfig"]["Tmpfs"][_proxy.SOCKET_FOLDER].endswith(f"uid={uid}")
 
 
+def test_podman_gets_a_volume_for_the_sockets_because_its_tmpfs_has_no_owner() -> None:
+    made = _proxy.body(options(), seen(engine="podman", boots=False))
+    assert made["Volumes"] == {_proxy.SOCKET_FOLDER: {}} and "Tmpfs" not in made["HostConfig"]
+    notes = _proxy.plan(options(), seen(engine="podman", boots=False)).notes
+    assert len(notes) == 1 and "podman-restart.service" in notes[0]
+    assert _proxy.plan(options(), seen(engine="podman")).notes == []
+
+
+@pytest.mark.parametrize(("said", "name"), [("Podman Engine", "podman"), ("Engine", "docker")])
+def test_the_engine_says_which_one_it_is(engine: Engine, said: str, name: str) -> None:
+    Answers.say["GET /version"] = (200, json.dumps({"Components": [{"Name": said}, {"Name": "Conmon"}]}).encode())
+    assert engine.name() == name
+
+
 def test_a_container_that_is_being_removed_is_gone() -> None:
     assert _proxy.container({"State": {"Status": "removing"}}) is None
 
@@ -302,9 +316,12 @@ def test_the_engines_reason_is_told(engine: Engine) -> None:
     engine.start("x")
 
 
-def test_a_pull_that_fails_in_its_stream_is_an_error(engine: Engine) -> None:
-    Answers.say["POST /images/create"] = (200, b'{"status": "Pulling"}\n{"error": "unauthorized"}\n')
-    with pytest.raises(MigrationError, match="unauthorized"):
+@pytest.mark.parametrize(
+    ("status", "body"), [(200, b'{"status": "Pulling"}\n{"error": "unauthorized"}\n'), (500, b'{"message": "unauthorized"}')]
+)
+def test_a_pull_that_fails_at_once_or_in_its_stream_is_an_error(engine: Engine, status: int, body: bytes) -> None:
+    Answers.say["POST /images/create"] = (status, body)
+    with pytest.raises(MigrationError, match=r"cannot be pulled.*unauthorized"):
         engine.pull("registry.test/a:1", ("user", "password-that-nobody-sees"))
 
 
