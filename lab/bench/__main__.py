@@ -15,10 +15,11 @@ from lab.bench import Figure, at_most, backup, config
 from lab.bench.role import role
 from lab.bench.shift import p5
 from lab.bench.swap import p3
+from lab.bench.vms import p6
 from lab.demo.stage import ROOT
 from lab.state import Lab, LabError
 
-KNOWN = ("P1", "P2", "P3", "P5", "P7", "P8")
+KNOWN = ("P1", "P2", "P3", "P5", "P6", "P7", "P8")
 ON_DEMAND = ("GROWTH",)  # P1 and P2 at 500, 5,000 and 50,000 objects: a quarter of an hour
 
 
@@ -59,7 +60,7 @@ def main() -> int:
         lab_command("down")
         figures += backup.measured(lab, wanted, say)
         figures += config.measured(lab, wanted, say)
-        if {"P3", "P5", "P7", "P8"} & set(wanted):
+        if {"P3", "P5", "P6", "P7", "P8"} & set(wanted):
             lab_command("up")
             lab = Lab.current()
         if "P8" in wanted:
@@ -71,6 +72,8 @@ def main() -> int:
             figures += p5(lab, say)
         if "P7" in wanted:
             figures += role(lab, say)
+        if "P6" in wanted:
+            figures += p6(lab, say)
         if "P3" in wanted:
             figures += p3(lab, say)
     except LabError as error:
