@@ -259,17 +259,9 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         """Write index and manifest (``facts`` and the writer's own), sync, rename, prove. Returns the manifest."""
         try:
             self._write_lines()
-            manifest = {
-                **facts,
-                "format": FORMAT,
-                "version": VERSION,
-                "counts": self.counts,
-                "objects": self.objects,
-                "bytes": self.bytes,
-                "sealed": self.sealed,
-                "index_sha256": self._index_hash.hexdigest(),
-                "content_sha256": self.content_sha256,
-            }
+            manifest: Object = {**facts, "format": FORMAT, "version": VERSION, "objects": self.objects, "bytes": self.bytes}
+            manifest.update(counts=self.counts, sealed=self.sealed, content_sha256=self.content_sha256)
+            manifest["index_sha256"] = self._index_hash.hexdigest()
             manifest["sha256"] = digest_of(manifest)
             self._index.seek(0)
             self._tar.add_file(INDEX, t.cast(t.BinaryIO, self._index), self._index_size)
