@@ -77,9 +77,10 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
             for obj, change in zip(objects, there.changes, strict=True):
                 _create(cluster, obj)
                 done.append(str(change))
-            if "token" in seen["due"]:
+            due = {item["name"] for item in seen["due"]}
+            if "token" in due:
                 words["token"] = _cluster.token(cluster, options, [options["audience"]])
-            if "renewal_token" in seen["due"]:
+            if "renewal_token" in due:
                 words["renewal_token"] = _cluster.token(cluster, options, [])
         except MigrationError as error:
             error.done = done

@@ -279,9 +279,17 @@ credential:
       type: str
       sample: "2026-12-21T10:00:00Z"
 due:
-  description: For each token that was replaced, or would be (V(token), V(renewal_token)), the reason.
+  description: The tokens that were replaced, or would be.
   returned: success
-  type: dict
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: V(token) or V(renewal_token).
+      type: str
+    reason:
+      description: Why it is replaced.
+      type: str
 folder:
   description: The folder of the identity.
   returned: success

@@ -331,7 +331,8 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
             failure.not_done = [str(change) for change in made.changes if str(change) not in done]
             raise failure from error
     held = _identity.claims(seen, f"{params['path']}/certs/istio-token")
-    result: dict[str, t.Any] = {"due": due, "folder": params["path"]}
+    # a list: what stands under a key of that name is taken for a secret
+    result: dict[str, t.Any] = {"due": [{"name": name, "reason": why} for name, why in due.items()], "folder": params["path"]}
     if params["state"] == "present":
         result["credential"] = held.as_dict() if held else {}
         result["istiod"] = list(facts["addresses"])

@@ -59,8 +59,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Object:
     return seen
 
 
+def due(*names: str) -> list[dict[str, str]]:
+    return [{"name": name, "reason": "none yet"} for name in names]
+
+
 def test_nothing_of_the_cluster_is_sent_to_the_vm(cluster: Object) -> None:
-    half = Half(ARGS, [{"changed": True, "due": {"token": "none yet"}}, {"changed": True, "due": {}}])
+    half = Half(ARGS, [{"changed": True, "due": due("token")}, {"changed": True, "due": []}])
     result = half.go()
     assert [check for check, _words in half.sent] == [True, False]
     assert all("source" not in words for _check, words in half.sent)
@@ -71,25 +75,25 @@ def test_nothing_of_the_cluster_is_sent_to_the_vm(cluster: Object) -> None:
 
 
 def test_a_token_is_asked_for_only_when_it_is_due(cluster: Object) -> None:
-    half = Half(ARGS, [{"changed": True, "due": {}}])
+    half = Half(ARGS, [{"changed": True, "due": []}])
     half.go()
     assert cluster["tokens"] == [] and len(half.sent) == 2
-    idle = Half(ARGS, [{"changed": False, "due": {}}])
+    idle = Half(ARGS, [{"changed": False, "due": []}])
     assert idle.go()["changed"] is False and len(idle.sent) == 1
-    both = Half(ARGS, [{"changed": True, "due": {"token": "x", "renewal_token": "y"}}])
+    both = Half(ARGS, [{"changed": True, "due": due("token", "renewal_token")}])
     both.go()
     assert cluster["tokens"] == [["istio-ca"], []]
 
 
 def test_check_mode_asks_the_vm_once_and_nobody_for_a_token(cluster: Object) -> None:
-    half = Half(ARGS, [{"changed": True, "due": {"token": "x"}}], check=True)
+    half = Half(ARGS, [{"changed": True, "due": due("token")}], check=True)
     assert half.go()["changed"] is True
     assert cluster["tokens"] == [] and [check for check, _words in half.sent] == [True]
 
 
 def test_leaving_does_not_need_the_cluster(cluster: Object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vm_identity, "Cluster", lambda *args: pytest.fail("the cluster was asked"))
-    half = Half({**ARGS, "state": "absent"}, [{"changed": True, "due": {}}])
+    half = Half({**ARGS, "state": "absent"}, [{"changed": True, "due": []}])
     assert half.go()["changed"] is True
 
 
