@@ -80,8 +80,12 @@ def test_a_mirror_that_never_stands_still_is_told(tmp_path: pathlib.Path, monkey
     api = Api()
     journal = Journal(str(tmp_path), "shop", mirror=ConfigMapMirror(t.cast(t.Any, api), "shop"))
     journal.keep_originals({"a": 1})
+
+    def first(*_place: t.Any) -> Object:
+        raise MigrationError("first", details={"status": 409})
+
     monkeypatch.setattr(_mirror, "_AGAIN", 3)
-    monkeypatch.setattr(api, "patch", lambda *_all: (_ for _ in ()).throw(MigrationError("first", details={"status": 409})))
+    monkeypatch.setattr(api, "patch", first)
     with pytest.raises(MigrationError, match="first"):
         journal.keep_originals({"b": 2})
     monkeypatch.undo()
