@@ -7,8 +7,7 @@
 
 Rules: the side that gets more is written first; the other one only after the load balancer shows that the first can carry it
 (weights over 0 and healthy backends in every vServer group). An event of the cloud-controller-manager is no proof: what counts
-is what the load balancer has. When it loses the backends of a side during a move, they are put back at once, past the CCM; when a
-late look of the CCM took them away before (a call failed at a wrong moment), it is made to look again.
+is what the load balancer has. When it loses backends during a move, they are put back at once, past the CCM.
 """
 
 from __future__ import annotations
@@ -375,7 +374,8 @@ class _One:
     # -- past the cloud-controller-manager: only on the way back, and only what the annotations say or will say -----
 
     def _push(self, view: PairView, side: str, weight: int) -> None:
-        """Set the formula's weights on the backends that are there. A CCM that is late (throttled, restarting) will agree."""
+        """Set the formula's weights on the backends that are there, in all groups at once. A CCM that is late will agree."""
+        stale: dict[str, tuple[dict[str, int], list[Backend]]] = {}
         for port in view.ports:
             group, wanted = view.group(port), view.expected(side, port, weight)
             backends = [
@@ -383,14 +383,19 @@ class _One:
                 for item in (group.backends if group else ())
                 if owned_by(item, self._pair.namespace, self._pair.service(side)) and backend_key(item) in wanted
             ]
-            stale = [item for item in backends if group and item not in group.backends]
-            if not stale or group is None:
-                continue
-            after = {backend_key(item): item.weight for item in stale}
-            change = Change("set_backends", f"{view.where}/group/{group.id}", view.own(side, group), after, "the CCM is late")
+            changed = [item for item in backends if group and item not in group.backends]
+            if changed and group:
+                stale[group.id] = view.own(side, group), changed
+
+        def one(group_id: str) -> None:
+            before, backends = stale[group_id]
+            after = {backend_key(item): item.weight for item in backends}
+            change = Change("set_backends", f"{view.where}/group/{group_id}", before, after, "the CCM is late")
             with self._mover._journal.around(change):
-                self._mover._clb.set_backends(view.balancer.id, group.id, stale)
-            self._wrote(f"weights {after} in {group.id}, past the cloud-controller-manager")
+                self._mover._clb.set_backends(view.balancer.id, group_id, backends)
+            self._wrote(f"weights {after} in {group_id}, past the cloud-controller-manager")
+
+        values(each(list(stale), one))
 
     def _back_without_annotations(self, state: GatewayState, bad: list[str]) -> MigrationError:
         """All traffic to the source while a bad node forbids to touch annotations: only in the load balancer."""
