@@ -19,6 +19,7 @@ from lab.state import Lab
 from lab.world_cloud import start_ccm
 from tests.integration.migration.conftest import staged
 
+pytestmark = pytest.mark.timeout(900)
 SHIFT = ("--skip-tags", "finish")
 
 
