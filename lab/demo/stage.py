@@ -77,6 +77,7 @@ class Stage:
         self.variables = {**self._describe(), **variables}
         self.describe()
         self.healthy: Plain = {}
+        self.breaking: tuple[threading.Thread, threading.Event] | None = None
         self.ack = Api.from_kubeconfig(self.env["LAB_ACK_KUBECONFIG"])
         self.asm = Api.from_kubeconfig(self.env["LAB_ASM_KUBECONFIG"])
 
@@ -283,11 +284,14 @@ class Stage:
     def break_at(self, share: float, held_s: float = 1.0, limit_s: float = 600.0) -> threading.Thread:
         """Once the step of `share` has been held for a moment, ASM's gateway answers every request with 503."""
 
+        over = threading.Event()
+
         def wait_and_break() -> None:
             until = time.monotonic() + limit_s
-            while time.monotonic() < until:
+            while time.monotonic() < until and not over.is_set():
                 if share in self.holding():
-                    time.sleep(held_s)
+                    if over.wait(held_s):
+                        return
                     fault = {"fault": {"abort": {"httpStatus": 503, "percentage": {"value": 100}}}}
                     self.healthy = self.asm_route()
                     self.asm_route({"http": [{**route, **fault} for route in self.healthy["http"]]})
@@ -296,11 +300,19 @@ class Stage:
 
         thread = threading.Thread(target=wait_and_break, name="break", daemon=True)
         thread.start()
+        self.breaking = thread, over
         return thread
 
     def mend(self) -> None:
-        """Put the route back that `break_at` changed: a rollback leaves alone what somebody else has edited."""
-        self.asm_route(self.healthy)
+        """Put the route back if `break_at` changed it (a rollback leaves alone what others edited); it changes none later."""
+        if self.breaking is not None:
+            thread, over = self.breaking
+            over.set()
+            thread.join()
+            self.breaking = None
+        if self.healthy:
+            self.asm_route(self.healthy)
+            self.healthy = {}
 
     # -- the world -----------------------------------------------------------------------------------------------
 

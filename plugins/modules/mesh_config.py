@@ -25,7 +25,6 @@ description:
     RV(items), each with the reason. These are kinds that it does not serve, fields that it would drop, objects that its
     API server or its webhooks refuse, and EnvoyFilters for other versions of the proxy. Nothing is written then, unless
     O(on_refused=skip).
-    In check mode it is asked about 300 new objects at most, one of each shape first.
   - Objects are written in the order of their dependencies, several at the same time.
   - What was written is marked with the label C(servicemesh.migration/managed-by) and a hash of its content.
   - Secrets are not copied. Those that the Gateways serve TLS with are listed in RV(secrets).

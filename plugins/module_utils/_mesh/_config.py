@@ -336,26 +336,6 @@ def _compare(item: Item, migration: str, on_conflict: str) -> None:
     body["metadata"]["resourceVersion"] = meta["resourceVersion"]
 
 
-def sample(items: t.Sequence[Item], most: int) -> list[Item]:
-    """So many of the items: one of each shape (kind, fields, types of values) first, then others from everywhere. Pure."""
-    first: dict[t.Any, Item] = {}
-    rest: list[Item] = []
-    for item in items:
-        if first.setdefault((item.kind, _shape(item.body)), item) is not item:
-            rest.append(item)
-    found = list(first.values())[:most]
-    left = most - len(found)
-    return found + [rest[index * len(rest) // left] for index in range(min(left, len(rest)))]
-
-
-def _shape(value: t.Any) -> t.Any:
-    if isinstance(value, dict):
-        return frozenset((key, _shape(item)) for key, item in value.items())
-    if isinstance(value, list):
-        return ("list", frozenset(_shape(item) for item in value))
-    return type(value)
-
-
 def plan_absent(present: t.Mapping[str, Object], originals: t.Mapping[str, Object], *, migration: str) -> ConfigPlan:
     """Take away what this migration wrote and nobody changed since; put back what it overwrote. ``originals``: key -> object."""
     made = ConfigPlan([])

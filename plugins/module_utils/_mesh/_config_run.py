@@ -27,7 +27,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._confi
     only_in_target,
     plan_absent,
     plan_present,
-    sample,
     select,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal, enforce
@@ -57,8 +56,6 @@ Object = dict[str, t.Any]
 SECRET = kind_of("v1", "Secret")
 WORKERS = 16
 _KEPT = 800_000
-# New objects about which the target is asked in check mode: the answers to thousands take longer than all the rest.
-_ASKED = 300
 
 
 def config_spec() -> Object:
@@ -172,14 +169,10 @@ def credentials(source: Cluster, selected: t.Sequence[Selected], gateways: t.Seq
     return values(each(wanted, one))
 
 
-def rehearse(
-    target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | None], stand_in: str, most: int | None = None
-) -> None:
+def rehearse(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | None], stand_in: str) -> None:
     """Ask the target to check every write (server-side dry run); what it does not take becomes ``refused``.
 
     An object in a namespace that is not there yet is checked in the namespace ``stand_in``, by another name.
-
-    :arg most: so many new objects are asked about; None: all of them.
     """
 
     def one(item: Item) -> None:
@@ -196,16 +189,7 @@ def rehearse(
         elif item.action != "restore" and _writer.changed(body, stored):
             body["metadata"]["annotations"][CONTENT] = digest(stored)  # the target's defaults are part of what we wrote
 
-    asked = [item for item in made.writes if item.action != "delete"]
-    new = [item for item in asked if item.action == "create"]
-    if most is not None and len(new) > most:
-        chosen = {item.key for item in sample(new, most)}
-        asked = [item for item in asked if item.action != "create" or item.key in chosen]
-        made.notes.append(
-            f"the target was asked about {most} of {len(new)} new objects, one of each shape first; a run asks about all of them "
-            "before it writes"
-        )
-    for answer in flow(asked, one, WORKERS):
+    for answer in flow([item for item in made.writes if item.action != "delete"], one, WORKERS):
         values([answer])
     needed = {item.namespace for item in made.of("create")}
     made.namespaces = [name for name in made.namespaces if name in needed]
@@ -356,7 +340,7 @@ def _no_room(made: ConfigPlan, journal: Journal) -> MigrationError | None:
     )
 
 
-def _present(session: Session, check_mode: bool) -> tuple[ConfigPlan, Observed, Object]:
+def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
     options = session.options
     scope, filters = options["scope"], filters_of(options)
     seen = observe(session.source, session.target, options["kinds"] if scope == "all" else ())
@@ -375,7 +359,7 @@ def _present(session: Session, check_mode: bool) -> tuple[ConfigPlan, Observed, 
     made.notes += [f"not copied: {key_of(obj)}: the source is deleting it" for obj in seen.going if filters.lets_through(obj)]
     stand_in = options["gateways"][0]["namespace"]
     place = stand_in if stand_in in seen.namespaces else "default"
-    rehearse(session.target, made, seen.kinds, place, _ASKED if check_mode else None)
+    rehearse(session.target, made, seen.kinds, place)
     known = [*seen.source, *seen.going]
     made.items += only_in_target(known, seen.target, pods, scope=scope, filters=filters, migration=options["migration"])
     secrets = credentials(session.source, selected, options["gateways"])
@@ -425,7 +409,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     session = open_session(params, check_mode)
     warnings: list[str] = []
     if params["state"] == "present":
-        made, seen, result = _present(session, check_mode)
+        made, seen, result = _present(session)
     else:
         warnings += enforce(in_use(session), check_mode)
         made, seen, result = _absent(session)

@@ -19,7 +19,6 @@ from lab.state import Lab
 from lab.world_cloud import start_ccm
 from tests.integration.migration.conftest import staged
 
-pytestmark = pytest.mark.timeout(900)
 SHIFT = ("--skip-tags", "finish")
 
 
@@ -172,7 +171,7 @@ def test_no_secret_is_written_down(prepared: tuple[Stage, Played]) -> None:
 
 
 def test_a_bad_target_is_left_at_once(prepared: tuple[Stage, Played]) -> None:
-    """A gate trips: the play fails, and only the bad target's answers are lost. How long it takes is measured by the bench P5."""
+    """A gate trips: share 0 within a second of the verdict, the play fails, and only the bad target's answers are lost."""
     stage, _ = prepared
     file = stage.traffic(100, 200)
     try:
@@ -184,6 +183,6 @@ def test_a_bad_target_is_left_at_once(prepared: tuple[Stage, Played]) -> None:
     assert played.code != 0
     shift = stage.shift()
     assert shift["rolled_back"]
-    assert 0 < shift["timings"]["verdict_to_weights_s"] <= 20  # on a machine that does three other things
+    assert shift["timings"]["verdict_to_weights_s"] <= 1.0
     assert stage.shares() == {0.0}
     assert failed == evidence.count(buckets, gateway=evidence.TARGET, bad=True) > 0

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from lab import net, vm
-from lab.cluster import Cluster
 from lab.kubeapi import path_of
 from lab.state import Lab
-from tests.integration.vm.way import ACCOUNT, NAMESPACE, ToVm, Way, differences, look
+from tests.integration.vm.way import ACCOUNT, NAMESPACE, ToVm, Way, differences, look, machines
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 SETTING = ["cat", "/proc/sys/net/ipv4/tcp_migrate_req"]
@@ -26,11 +25,7 @@ SETTING = ["cat", "/proc/sys/net/ipv4/tcp_migrate_req"]
 @pytest.fixture(scope="module")
 def joined(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
     """A VM in the mesh, for all tests of this file."""
-    ack = Cluster(lab, "ack", 1)
-    vm.up(lab, ack, 1)
-    lab.data = lab._load()
-    one = Way(lab, tmp_path_factory.mktemp("way"))
-    try:
+    with machines(lab, tmp_path_factory.mktemp("way"), Way) as one:
         one.register()
         before = look(one.one)
         played = one.play(one.identity(), one.proxy(), one.redirect())
@@ -40,9 +35,6 @@ def joined(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
         left = one.play(one.redirect(state="absent"), one.proxy(state="absent"), one.identity(state="absent"))
         assert left.code == 0, left.text
         assert differences(before, look(one.one)) == []
-    finally:
-        one.forget()
-        vm.down(lab, ack)
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ import pytest
 import yaml
 
 from lab import vm
-from lab.cluster import Cluster
 from lab.state import Lab
-from tests.integration.vm.way import ACCOUNT, NAMESPACE, ToVm, Way, differences, look
+from tests.integration.vm.way import ACCOUNT, NAMESPACE, ToVm, Way, differences, look, machines
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 PODMAN = {"engine_socket": "/run/podman/podman.sock"}
@@ -36,16 +35,9 @@ PASSWORD = "right and proper"
 
 @pytest.fixture
 def way(lab: Lab, tmp_path: Path) -> Iterator[Way]:
-    ack = Cluster(lab, "ack", 1)
-    vm.up(lab, ack, 1)
-    lab.data = lab._load()
-    one = Way(lab, tmp_path)
-    try:
+    with machines(lab, tmp_path, Way) as one:
         one.register()
         yield one
-    finally:
-        one.forget()
-        vm.down(lab, ack)
 
 
 def put(way: Way, path: str, text: str) -> None:

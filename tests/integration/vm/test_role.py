@@ -23,7 +23,7 @@ from lab.images import ISTIO_TAG
 from lab.kubeapi import path_of
 from lab.mesh_source import namespace
 from lab.state import Lab
-from tests.integration.vm.way import ACCOUNT, HOST, NAME, NAMESPACE, Object, Played, ToVm, Way, differences, look
+from tests.integration.vm.way import ACCOUNT, HOST, NAME, NAMESPACE, Object, Played, ToVm, Way, differences, look, machines
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,22 +101,17 @@ def good(done: Played, changed: bool | None = None) -> Played:
 
 @pytest.fixture
 def role(lab: Lab, tmp_path: Path) -> Iterator[Role]:
-    ack = Cluster(lab, "ack", 1)
-    vm.up(lab, ack, 2)
-    lab.data = lab._load()
-    one = Role(lab, tmp_path, 2)
-    try:
+    with machines(lab, tmp_path, Role, 2) as one:
         one.ack.apply_object("v1", "namespaces", namespace(NAMESPACE, {"istio-injection": "enabled"}))
         strict = {"metadata": {"name": "default", "namespace": NAMESPACE}, "spec": {"mtls": {"mode": "STRICT"}}}
         strict |= {"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication"}
         one.ack.apply_object("security.istio.io/v1", "peerauthentications", strict)
-        yield one
-    finally:
-        one.forget()
-        mirror = path_of("v1", "configmaps", "istio-system", "servicemesh-migration-vms")
-        if one.ack.api.find(mirror):
-            one.ack.api.delete(mirror)
-        vm.down(lab, ack)
+        try:
+            yield one
+        finally:
+            mirror = path_of("v1", "configmaps", "istio-system", "servicemesh-migration-vms")
+            if one.ack.api.find(mirror):
+                one.ack.api.delete(mirror)
 
 
 def test_two_vms_join_serve_by_weights_fail_on_purpose_and_leave(role: Role, lab: Lab) -> None:

@@ -16,10 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import vm
-from lab.cluster import Cluster
 from lab.state import Lab
-from tests.integration.vm.way import ToVm, Way, differences, look
+from tests.integration.vm.way import ToVm, Way, differences, look, machines
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1500)]
 LIFE = 600
@@ -57,15 +55,8 @@ class Witness:
 
 @pytest.fixture
 def way(lab: Lab, tmp_path: Path) -> Iterator[Way]:
-    ack = Cluster(lab, "ack", 1)
-    vm.up(lab, ack, 3)
-    lab.data = lab._load()
-    one = Way(lab, tmp_path, 3)
-    try:
+    with machines(lab, tmp_path, Way, 3) as one:
         yield one
-    finally:
-        one.forget()
-        vm.down(lab, ack)
 
 
 def identity(way: Way, number: int) -> dict[str, object]:

@@ -11,25 +11,17 @@ from pathlib import Path
 import pytest
 
 from lab import vm
-from lab.cluster import Cluster
 from lab.state import Lab
-from tests.integration.vm.way import ACCOUNT, NAMESPACE, ToVm, Way, differences, look
+from tests.integration.vm.way import ACCOUNT, NAMESPACE, ToVm, Way, differences, look, machines
 
 SPIFFE = f"spiffe://cluster.local/ns/{NAMESPACE}/sa/{ACCOUNT}"
 
 
 @pytest.fixture
 def way(lab: Lab, tmp_path: Path) -> Iterator[Way]:
-    ack = Cluster(lab, "ack", 1)
-    vm.up(lab, ack, 1)
-    lab.data = lab._load()
-    one = Way(lab, tmp_path)
-    try:
+    with machines(lab, tmp_path, Way) as one:
         one.register()
         yield one
-    finally:
-        one.forget()
-        vm.down(lab, ack)
 
 
 def test_a_vm_joins_serves_is_upgraded_and_leaves(way: Way, lab: Lab) -> None:

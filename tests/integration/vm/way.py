@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -35,10 +35,11 @@ def run(*argv):
 def rules(program):
     return [line.split(" [")[0] for line in run(program).splitlines() if not line.startswith("#")]
 skip = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/lab-load", "/opt/lab", "/opt/containerd", "/var/lib/systemd")
+skip += ("/root/.ansible", "/root/.cache/servicemesh-lab")  # a machine's root lies over the host's, with the lab's cache
 tree = {}
 for top in ("/etc", "/opt", "/var/lib", "/root", "/usr/local"):
     for folder, names, files in os.walk(top):
-        names[:] = [name for name in names if os.path.join(folder, name) not in skip + ("/root/.ansible", "/root/.cache")]
+        names[:] = [name for name in names if os.path.join(folder, name) not in skip]
         for name in names + files:
             path = os.path.join(folder, name)
             found = os.lstat(path)
@@ -251,3 +252,20 @@ def differences(before: Object, after: Object) -> list[str]:
         elif before[key] != after[key]:
             found.append(f"{key}: {before[key]} -> {after[key]}")
     return found
+
+
+W = TypeVar("W", bound=Way)
+
+
+@contextmanager
+def machines(lab: Lab, folder: Path, kind: type[W], count: int = 1) -> Iterator[W]:
+    """So many VMs, up as long as the test needs them; what the test made in the cluster goes, too."""
+    ack = Cluster(lab, "ack", 1)
+    vm.up(lab, ack, count)
+    lab.data = lab._load()
+    one = kind(lab, folder, count)
+    try:
+        yield one
+    finally:
+        one.forget()
+        vm.down(lab, ack)

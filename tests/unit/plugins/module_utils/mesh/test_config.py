@@ -25,7 +25,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._confi
     only_in_target,
     plan_absent,
     plan_present,
-    sample,
     select,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS, key_of, portable
@@ -192,22 +191,6 @@ def test_short_names_are_services_of_the_rules_namespace(host: str, full: str) -
 )
 def test_host_patterns(pattern: str, host: str, hit: bool) -> None:
     assert covers(pattern, host) is hit
-
-
-def test_a_sample_has_one_of_each_shape_and_others_from_everywhere() -> None:
-    def route(number: int) -> Object:
-        spec: Object = {"hosts": [f"h{number}"], "http": [{"route": [{"destination": {"host": f"s{number % 7}"}}]}]}
-        if number == 77:
-            spec["http"][0]["timeout"] = "3s"
-        if number == 99:
-            spec["http"].append({"redirect": {"uri": "/"}})
-        return obj("VirtualService", f"r{number}", spec)
-
-    items = plan(select([GATEWAY, *(route(number) for number in range(100))], [SOURCE], scope="all")).items
-    names_ = [item.name for item in sample(items, 13)]
-    assert {"echo", "r77", "r99"} <= set(names_) and len(names_) == len(set(names_)) == 13
-    assert {int(name[1:]) // 25 for name in names_ if name != "echo"} == {0, 1, 2, 3}
-    assert len(sample(items, 2)) == 2 and len(sample(items, 500)) == len(items)
 
 
 def test_secrets_are_named_not_copied() -> None:
