@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,14 @@ from lab.demo.stage import Stage, differences, sequence
 from lab.state import Lab
 
 QUICK = {"ack_to_asm_hold": 2, "ack_to_asm_steps": [5, 50, 100], "ack_to_asm_drain_seconds": 2}
+
+
+def described(lab: Lab, folder: Path, name: str, **variables: Any) -> Stage:
+    """A migration with a patient gate: where others use the machine too answers are late. None may be missing, which is counted."""
+    stage = Stage(lab, folder, name)
+    (gate,) = stage.variables["ack_to_asm_gates"]
+    gate["probe"] |= {"timeout": 10, "min_requests": 20}
+    return Stage(lab, folder, name, **{**QUICK, "ack_to_asm_gates": [gate], **variables})
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def stage(lab: Lab, tmp_path: Path) -> Iterator[Stage]:
 def staged(lab: Lab, folder: Path) -> Iterator[Stage]:
     """A described migration, the test's thread inside the lab's cloud. What is left behind in the end fails the test."""
     with net.inside(lab):
-        one = Stage(lab, folder, "it", **QUICK)
+        one = described(lab, folder, "it")
         one.lift_faults()
         before = one.world()
         try:

@@ -22,7 +22,8 @@ from lab.kube import path_of
 from lab.load import Load
 from lab.mesh_asm import MESH_ID
 from lab.state import Lab
-from tests.integration.migration.whole import SHIFT, UNJUDGED, described, proxies, whole_stage
+from tests.integration.migration.conftest import described
+from tests.integration.migration.whole import SHIFT, UNJUDGED, WHOLE, proxies, whole_stage
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 ISTIOD = path_of("apps/v1", "deployments", "istio-system", "istiod")
@@ -79,7 +80,13 @@ def test_half_way_without_the_disk_and_with_other_variables(lab: Lab, tmp_path: 
             play(stage, "ack_to_asm", *SHIFT)
             assert proxies(stage) == {"", MESH_ID} and all(20 <= share <= 30 for share in stage.shares())
             shutil.rmtree(stage.state_dir)
-            less: dict[str, Any] = {**UNJUDGED, "ack_to_asm_waves": [], "ack_to_asm_mesh_id": "", "ack_to_asm_cluster_id": ""}
+            less: dict[str, Any] = {
+                **WHOLE,
+                **UNJUDGED,
+                "ack_to_asm_waves": [],
+                "ack_to_asm_mesh_id": "",
+                "ack_to_asm_cluster_id": "",
+            }
             other = described(lab, tmp_path / "other", "whole", **less)
             play(other, "ack_to_asm_rollback")
             assert templates(stage) == first

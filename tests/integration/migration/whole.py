@@ -17,13 +17,12 @@ from lab.demo.stage import Stage
 from lab.kube import Object, path_of
 from lab.mesh_asm import ACK_ID, MESH_ID
 from lab.state import Lab
-from tests.integration.migration.conftest import QUICK
+from tests.integration.migration.conftest import described
 
 SYSTEM = path_of("v1", "namespaces", None, "istio-system")
 POLICY = path_of("security.istio.io/v1", "peerauthentications", apps.NAMESPACE, "default")
 SHIFT = ("--skip-tags", "finish")
 WHOLE = {
-    **QUICK,
     "ack_to_asm_mesh_id": MESH_ID,
     "ack_to_asm_cluster_id": ACK_ID,
     "ack_to_asm_waves": [1, "100%"],
@@ -54,20 +53,11 @@ def labels(stage: Stage) -> dict[str, Object]:
     return {item["metadata"]["name"]: item["spec"]["template"]["metadata"]["labels"] for item in items}
 
 
-def described(lab: Lab, folder: Path, name: str, **variables: Any) -> Stage:
-    """The migration of ingress and workloads, with other variables where they are given."""
-    stage = Stage(lab, folder, name)
-    # Rollouts on a machine that others use too make answers late; none of them may be missing, which is counted.
-    (gate,) = stage.variables["ack_to_asm_gates"]
-    gate["probe"] |= {"timeout": 10, "min_requests": 20}
-    return Stage(lab, folder, name, **{**WHOLE, "ack_to_asm_gates": [gate], **variables})
-
-
 @contextmanager
 def whole_stage(lab: Lab, folder: Path, name: str = "whole", **variables: Any) -> Iterator[Stage]:
     """Everything that is left at the end is taken back, and ASM's part is over."""
     with net.inside(lab):
-        stage = described(lab, folder, name, **variables)
+        stage = described(lab, folder, name, **{**WHOLE, **variables})
         before = stage.ack.get(MESH_CONFIG)["data"]["mesh"]
         try:
             yield stage
