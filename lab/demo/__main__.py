@@ -1,8 +1,8 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make demo`: an ingress gateway's live traffic and all workloads move from Istio to ASM, and two load generators say what was
-lost: one on the internet's side of the load balancer, one in a pod that calls the application through its sidecar.
+"""`make demo`: an ingress gateway's live traffic and all workloads move from Istio to ASM, then Istio is removed. Two load
+generators say what was lost: one on the internet's side of the load balancer, one in a pod that calls the application.
 
 ROLLBACK=1 moves the ingress only, and makes the new gateway answer 503 at the step of 25 %: a gate must notice, and the traffic
 must be back at once. STRICT=1 lets the workloads take nothing but mutual TLS; the migration copies that policy, too.
@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from lab import net
+from lab.asm.migrate import OBJECT
 from lab.demo import evidence, streams
 from lab.demo.stage import ROOT, Stage, differences, sequence
+from lab.kube import path_of
 from lab.load import Load
 from lab.mesh_asm import ACK_ID, MESH_ID
+from lab.mesh_source import NAMESPACE as SYSTEM
 from lab.state import Lab, LabError
 
 RATE = 240.0  # requests a second over HTTP and HTTPS; the promise is 200
@@ -35,6 +38,8 @@ WORKLOADS: dict[str, Any] = {
     "ack_to_asm_waves": [1, "100%"],
     "ack_to_asm_restart_waves": ["100%"],
     "ack_to_asm_sidecar_hold": 5,
+    "ack_to_asm_uninstall": True,
+    "ack_to_asm_uninstall_finished": True,
 }
 LIMIT_S = 900.0
 
@@ -77,6 +82,13 @@ class Watcher(threading.Thread):
         self.join()
 
 
+def istio_is_gone(stage: Stage) -> bool:
+    """No control plane and no gateway of Istio's is left, every sidecar is ASM's, and ASM's migration is at its end."""
+    left = [stage.ack.find(path_of("apps/v1", "deployments", SYSTEM, name)) for name in ("istiod", "istio-ingressgateway")]
+    state = (stage.asm.get(OBJECT).get("status") or {}).get("state")
+    return left == [None, None] and stage.sidecars() == {MESH_ID} and state == "Finished"
+
+
 def migrate(stage: Stage, rollback: bool) -> dict[str, Any]:
     """The migration under traffic; returns the evidence."""
     phases: list[dict[str, Any]] = []
@@ -117,6 +129,7 @@ def migrate(stage: Stage, rollback: bool) -> dict[str, Any]:
                 say("what the rollback left behind:\n" + sequence(left))
         else:
             phase("The migration", "ack_to_asm")
+            notes["istio_is_gone_and_asm_says_finished"] = istio_is_gone(stage)
             again = phase("The same again: nothing may change", "ack_to_asm", quiet=True)
             notes["second_run_changed"] = again.changed
         time.sleep(5)

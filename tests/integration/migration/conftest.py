@@ -20,7 +20,7 @@ QUICK = {"ack_to_asm_hold": 2, "ack_to_asm_steps": [5, 50, 100], "ack_to_asm_dra
 
 
 def described(lab: Lab, folder: Path, name: str, **variables: Any) -> Stage:
-    """A migration with a patient gate: where others use the machine too answers are late. None may be missing, which is counted."""
+    """A migration with a patient gate: a machine that does other things answers late. Whether an answer is missing is counted."""
     stage = Stage(lab, folder, name)
     (gate,) = stage.variables["ack_to_asm_gates"]
     gate["probe"] |= {"timeout": 10, "min_requests": 20}

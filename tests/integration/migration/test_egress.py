@@ -14,7 +14,7 @@ from lab.demo import evidence
 from lab.mesh_asm import MESH_ID
 from lab.state import Lab
 from tests.integration.migration.outward import Caller, out
-from tests.integration.migration.whole import SHIFT, proxies, whole_stage
+from tests.integration.migration.whole import SHIFT, whole_stage
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1500)]
 
@@ -28,7 +28,7 @@ def test_egress_moves_with_the_rest_and_comes_back(lab: Lab, tmp_path: Path) -> 
             try:
                 played = stage.play("ack_to_asm", *SHIFT)
                 assert played.code == 0, played.text[-6000:]
-                assert proxies(stage) == {MESH_ID} and stage.shares() == {100.0}
+                assert stage.sidecars() == {MESH_ID} and stage.shares() == {100.0}
                 first = load.by_gateway()
                 load.wait_for(300)
                 second = load.by_gateway()
@@ -45,7 +45,7 @@ def test_egress_moves_with_the_rest_and_comes_back(lab: Lab, tmp_path: Path) -> 
             finally:
                 stage.end_traffic()
             assert stage.ack.get(route)["spec"] == before and stage.asm.find(route) is None
-            assert proxies(stage) == {""} and stage.shares() == {0.0}
+            assert stage.sidecars() == {""} and stage.shares() == {0.0}
             told = load.stop()
         _buckets, summary = evidence.read(file)
         assert (summary["failed"], told["failed"], told["errors"]) == (0, 0, {}), (summary, told)

@@ -35,7 +35,7 @@ from lab.mesh_asm import MESH_ID
 from lab.state import Lab
 from tests.integration.migration.outward import Caller, out
 from tests.integration.migration.test_kill import end, lines, run_and_kill
-from tests.integration.migration.whole import SHIFT, UNJUDGED, proxies, whole_stage
+from tests.integration.migration.whole import SHIFT, UNJUDGED, whole_stage
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(7200)]
 SEEDS = [int(word) for word in os.environ.get("LAB_KILL_SEEDS", "1").split(",")]
@@ -71,7 +71,7 @@ def _ending(pod: Mapping[str, Any]) -> bool:
 def world(stage: Stage) -> dict[str, Any]:
     """What a migration could leave behind: also sidecars, all of Istio's configuration, and what the journal still holds."""
     found = stage.world()
-    found["sidecars"] = sorted(proxies(stage))
+    found["sidecars"] = sorted(stage.sidecars())
     found["asm/state"] = ((stage.asm.find(OBJECT) or {}).get("status") or {}).get("state")
     found["ack/hook"] = stage.ack.find(OWN_HOOK_PATH) is not None
     for group, plural in (("networking", "serviceentries"), ("security", "peerauthentications")):

@@ -23,7 +23,7 @@ from lab.load import Load
 from lab.mesh_asm import MESH_ID
 from lab.state import Lab
 from tests.integration.migration.conftest import described
-from tests.integration.migration.whole import SHIFT, UNJUDGED, WHOLE, proxies, whole_stage
+from tests.integration.migration.whole import SHIFT, UNJUDGED, WHOLE, whole_stage
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 ISTIOD = path_of("apps/v1", "deployments", "istio-system", "istiod")
@@ -65,7 +65,7 @@ def play(stage: Stage, playbook: str, *arguments: str) -> Any:
 
 def back_again(stage: Stage) -> None:
     """Nothing of a mesh of ASM's is left, and the rollback has nothing more to do."""
-    assert proxies(stage) == {""} and stage.shares() == {0.0}
+    assert stage.sidecars() == {""} and stage.shares() == {0.0}
     assert stage.asm.find(OBJECT) is None and stage.ack.find(OWN_HOOK_PATH) is None
     again = play(stage, "ack_to_asm_rollback")
     assert again.changed == 0, again.text[-4000:]
@@ -78,7 +78,7 @@ def test_half_way_without_the_disk_and_with_other_variables(lab: Lab, tmp_path: 
         with nothing_lost(lab, stage):
             first = templates(stage)
             play(stage, "ack_to_asm", *SHIFT)
-            assert proxies(stage) == {"", MESH_ID} and all(20 <= share <= 30 for share in stage.shares())
+            assert stage.sidecars() == {"", MESH_ID} and all(20 <= share <= 30 for share in stage.shares())
             shutil.rmtree(stage.state_dir)
             less: dict[str, Any] = {
                 **WHOLE,
@@ -103,7 +103,7 @@ def test_from_the_very_end(lab: Lab, tmp_path: Path, finished: bool) -> None:
         with nothing_lost(lab, stage):
             first = templates(stage)
             play(stage, "ack_to_asm")
-            assert stage.ack.find(ISTIOD) is None and proxies(stage) == {MESH_ID} and stage.shares() == {100.0}
+            assert stage.ack.find(ISTIOD) is None and stage.sidecars() == {MESH_ID} and stage.shares() == {100.0}
             if finished:
                 assert stage.asm.get(OBJECT)["status"]["state"] == "Finished"
             play(stage, "ack_to_asm_rollback")

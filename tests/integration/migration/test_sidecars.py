@@ -15,7 +15,7 @@ from lab.demo.stage import Stage
 from lab.load import Load
 from lab.mesh_asm import MESH_ID
 from lab.state import Lab
-from tests.integration.migration.whole import POLICY, SHIFT, labels, proxies, whole_stage
+from tests.integration.migration.whole import POLICY, SHIFT, labels, whole_stage
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1200)]
 
@@ -33,7 +33,7 @@ def test_workloads_and_ingress_move_and_come_back(lab: Lab, whole: Stage) -> Non
         try:
             played = whole.play("ack_to_asm", *SHIFT)
             assert played.code == 0, played.text[-6000:]
-            assert proxies(whole) == {MESH_ID}
+            assert whole.sidecars() == {MESH_ID}
             assert whole.asm.get(POLICY)["spec"] == {"mtls": {"mode": "STRICT"}}
             again = whole.play("ack_to_asm", *SHIFT)
             assert (again.code, again.changed) == (0, 0), again.text[-4000:]
@@ -41,7 +41,7 @@ def test_workloads_and_ingress_move_and_come_back(lab: Lab, whole: Stage) -> Non
             assert back.code == 0, back.text[-6000:]
         finally:
             whole.end_traffic()
-        assert proxies(whole) == {""} and labels(whole) == before
+        assert whole.sidecars() == {""} and labels(whole) == before
         told = load.stop()
     _buckets, summary = evidence.read(file)
     assert summary["failed"] == 0, summary

@@ -36,18 +36,6 @@ WHOLE = {
 UNJUDGED = {"ack_to_asm_gates": [], "ack_to_asm_without_gates": True}
 
 
-def proxies(stage: Stage) -> set[str]:
-    """The meshes of the application's sidecars; Istio's have no id."""
-    found = set()
-    for pod in stage.ack.get(path_of("v1", "pods", apps.NAMESPACE))["items"]:
-        if pod["metadata"].get("deletionTimestamp"):
-            continue
-        for one in pod["spec"].get("initContainers") or []:
-            if one["name"] == "istio-proxy":
-                found.add(next((item["value"] for item in one["env"] if item["name"] == "ASM_ID"), ""))
-    return found
-
-
 def labels(stage: Stage) -> dict[str, Object]:
     items = stage.ack.get(path_of("apps/v1", "deployments", apps.NAMESPACE))["items"]
     return {item["metadata"]["name"]: item["spec"]["template"]["metadata"]["labels"] for item in items}
