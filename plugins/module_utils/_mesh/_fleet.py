@@ -27,7 +27,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollo
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, ready, sidecar_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import PDB
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import startable
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import Workload, budgets_of, pods_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import Workload, budgets_of, pods_of, present_of, risk
 
 Object = dict[str, t.Any]
 QUEUED, ROLLING, DONE, FAILED = "queued", "rolling", "done", "failed"
@@ -46,7 +46,10 @@ class Clock(t.Protocol):
 
 @dataclasses.dataclass
 class Flight:
-    """One workload on its way. :arg patch: None when it was patched by an earlier run. :arg forth: towards the target."""
+    """One workload on its way. :arg patch: None when it was patched by an earlier run. :arg forth: towards the target.
+
+    :arg risk: why it may not begin as it is now.
+    """
 
     workload: Workload
     original: Original | None
@@ -62,6 +65,7 @@ class Flight:
     proving: float | None = None
     proofs: list[Object] = dataclasses.field(default_factory=list)
     wrote: bool = False
+    risk: str = ""
 
     @property
     def eager(self) -> bool:
@@ -146,7 +150,7 @@ class Fleet:
             rolling += [one for one in eager if one.state == ROLLING]
             queue = [one for one in queue if not one.eager]
             budgets = self._budgets(queue)
-            begun = startable(queue, rolling, budgets, self._pace.concurrency)
+            begun = self._startable(queue, rolling, budgets)
             self._start(begun)
             rolling += [one for one in begun if one.state == ROLLING]
         if rolling or queue:
@@ -154,6 +158,22 @@ class Fleet:
         if rolling:
             self._look(rolling)
         self._idle(queue if queue and not rolling and not hold else [])
+
+    def _startable(
+        self, queue: t.Sequence[Flight], rolling: t.Sequence[Flight], budgets: t.Mapping[str, int]
+    ) -> list[Flight]:
+        """What may begin, by what each of them may take away at this very moment."""
+        waiting = list(queue)
+        while begun := startable(waiting, rolling, budgets, self._pace.concurrency):
+            present = present_of(self._cluster, [one.workload.key for one in begun if one.forth])
+            for one in begun:
+                item = present.get(one.workload.key)
+                own = _rollouts.manners({**item, "kind": one.kind}) if item is not None else None
+                one.risk = risk(own, one.workload.guard) if own is not None and one.forth else ""
+            if not any(one.risk for one in begun):
+                break
+            waiting = [one for one in waiting if not (one.risk and any(one is other for other in begun))]
+        return begun
 
     def _budgets(self, queue: t.Sequence[Flight]) -> dict[str, int]:
         """Only asked for when one of them needs it."""
@@ -163,16 +183,17 @@ class Fleet:
         return budgets_of(list(self._cluster.list_all(PDB, places.pop() if len(places) == 1 else "")))
 
     def _idle(self, queue: t.Sequence[Flight]) -> None:
-        """Budgets that let nothing go although nothing of ours rolls are not waited for without bound."""
+        """What may not begin although nothing of ours rolls (a budget, too few ready pods) is not waited for without bound."""
         now = self._clock.monotonic()
         if not queue:
             self._still = None
             return
         self._still = now if self._still is None else self._still
         for one in queue:
-            one.reason = f"waits for the disruption budget {', '.join(one.pdbs)}"
+            one.reason = one.risk or f"waits for the disruption budget {', '.join(one.pdbs)}"
             if now - self._still >= self._pace.patience:
-                self._end(one, FAILED, f"{one.reason}, which let no pod go for {now - self._still:.0f} s")
+                more = "and that for" if one.risk else "which let no pod go for"
+                self._end(one, FAILED, f"{one.reason}, {more} {now - self._still:.0f} s")
 
     # -- writes --------------------------------------------------------------------------------------------------
 
