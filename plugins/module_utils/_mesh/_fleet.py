@@ -224,21 +224,21 @@ class Fleet:
                     )
 
     def _write(self, one: Flight, body: Object, change: Change) -> Object:
-        """Journalled one line at a time; the patches themselves go side by side."""
-        own = one.workload
+        """Journalled one line at a time; the patches themselves go side by side. No way back waits for room on a disk."""
+        own, note = one.workload, self._journal.write if one.forth else self._journal.try_write
         facts = {"action": change.action, "target": change.target}
         with self._lock:
-            self._journal.write("begin", **facts, before=change.before, after=change.after, reason=change.reason)
+            note("begin", **facts, before=change.before, after=change.after, reason=change.reason)
         try:
             answer = self._cluster.patch(MOVABLE[own.kind], own.name, own.namespace, body)
         except MigrationError as error:
             with self._lock:
-                self._journal.write("failed", **facts, error=error.message)
+                self._journal.try_write("failed", **facts, error=error.message)
             raise
         with self._lock:
             one.wrote = True
             self.writes.append(self._clock.time())
-            self._journal.write("done", **facts)
+            note("done", **facts)
         return answer
 
     def settle(self, one: Flight) -> None:
@@ -354,7 +354,7 @@ class Fleet:
                 change = Change(
                     "delete", f"source/{one.namespace}/Pod/{name}", {"uid": pod["metadata"].get("uid")}, None, "never ready"
                 )
-                with self._lock, self._journal.around(change):
+                with self._lock, self._journal.around(change, must=False):
                     self._cluster.delete(POD, name, one.namespace, uid=str(pod["metadata"].get("uid") or ""))
 
     # -- ends ----------------------------------------------------------------------------------------------------
@@ -380,7 +380,8 @@ class Fleet:
         one.state, one.reason = state, reason
         one.seconds = self._clock.monotonic() - one.began if one.began else 0.0
         target, trail = _inject.target_name(one.workload), one.workload.trail
-        self._journal.write("workload", target=target, state=state, reason=reason, forth=one.forth, trail=trail)
+        note = self._journal.write if one.forth else self._journal.try_write
+        note("workload", target=target, state=state, reason=reason, forth=one.forth, trail=trail)
 
 
 def _name(pod: Object) -> str:

@@ -178,9 +178,11 @@ def only_one(path: pathlib.Path, *, wait: float, sleep: t.Callable[[float], None
                     ) from error
                 sleep(0.2)
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": now}).encode(), 0)
+        with contextlib.suppress(OSError):  # it only tells others whose lock this is, and a disk may be full
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": now}).encode(), 0)
         yield
-        os.ftruncate(fd, 0)
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
     finally:
         os.close(fd)

@@ -314,7 +314,7 @@ class Convoy:
         self.kept_out = sorted(one.workload.place for one in ended if one.original is not None and one.original.out)
         keys = [_inject.journal_key(one.workload) for one in ended if one.workload.place not in self.kept_out]
         keys += [key for key in over if any(key == _inject.journal_key(one) and chosen(one) for one in seen.workloads)]
-        self._journal.forget_keys([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
+        self._journal.try_forget([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
         self._done.update({one.workload.place: "is back" for one in ended})
         self._check(flights, [(one, why) for one, why in refused if chosen(one)], stopped)
         return flights

@@ -397,7 +397,7 @@ def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
             row.update(result=told["state"], reason=told["reason"], seconds=told["seconds"], proofs=told["pods"])
     where = ", ".join(wanted.scope.namespaces) or "all namespaces"
     problem = problem_of(report, present.waves, f"source, {where}")
-    return Outcome(done, result, [*warnings, *report.warnings], problem)
+    return Outcome(done, result, [*warnings, *report.warnings, *_lost(world.journal)], problem)
 
 
 def ended(
@@ -470,4 +470,8 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
             "cluster has left the target, run again with state: restored, and they are as before"
         )
     result = {**result_of(after, world.journal), "kept_out": convoy.kept_out}
-    return Outcome(done, result, [*warnings, *convoy.unasked], problem)
+    return Outcome(done, result, [*warnings, *convoy.unasked, *_lost(world.journal)], problem)
+
+
+def _lost(journal: Journal) -> list[str]:
+    return [journal.problem] if journal.problem else []

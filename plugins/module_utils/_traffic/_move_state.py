@@ -173,7 +173,7 @@ def refusals(state: GatewayState, share: t.Any) -> list[str]:
         )
     for side, serves in (("source", asked < 100), ("target", asked > 0)):
         if serves and view.service(side) is not None:
-            found.extend(_backend_problems(state, side))
+            found.extend(not_ready(state, side))
     return found
 
 
@@ -221,7 +221,7 @@ def _listener_problems(state: GatewayState) -> list[str]:
     return found
 
 
-def _backend_problems(state: GatewayState, side: str) -> list[str]:
+def not_ready(state: GatewayState, side: str) -> list[str]:
     """Why this side cannot serve. Backends that are missing in a group are no reason: writing the weight brings them."""
     view = state.view
     for port in view.ports:

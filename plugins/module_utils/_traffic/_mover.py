@@ -7,7 +7,8 @@
 
 Rules: the side that gets more is written first; the other one only after the load balancer shows that the first can carry it
 (weights over 0 and healthy backends in every vServer group). An event of the cloud-controller-manager is no proof: what counts
-is what the load balancer has. When it loses backends during a move, they are put back at once, past the CCM.
+is what the load balancer has. When it loses backends during a move, they are put back at once, past the CCM. Nothing that gives
+traffic back (share 0, lost backends) waits for the journal: it needs no memory.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair 
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import (
     SIDES,
     GatewayState,
+    not_ready,
     order,
     refusals,
     refuse,
@@ -290,10 +292,12 @@ class _One:
         if bad:
             raise bad_node(pair, state.view, bad)
         lowers = any(state.sum(side, port) > sum(state.view.expected(side, port, weight).values()) for port in state.view.ports)
-        if lowers and state.view.service(other) is not None:
+        # When the other side is to have nothing, this one is not lowered for it: a node came, and the same weight has another sum.
+        other_serves = (plan.source_capacity if other == "source" else plan.target_capacity) > 0
+        if lowers and other_serves and state.view.service(other) is not None:
             self._other_carries(state, other)
         change = mover._change(state, side, weight, plan, self._reason)
-        with mover._journal.around(change):
+        with mover._journal.around(change, must=not self._back):
             mover._write(pair, side, weight, touch=state.asks(side) == weight)
             self._wrote(f"weight {weight} at {change.target}")
             return self._wait(state, side, weight)
@@ -310,7 +314,8 @@ class _One:
             answer.item.port: [(item.server_id, item.server_ip, item.port, item.status) for item in answer.value or ()]
             for answer in answers
         }
-        reasons = unhealthy(view, other, states)
+        # Where the health check is off, or late, the pods of this very moment are all there is to go by.
+        reasons = [*not_ready(state, other), *unhealthy(view, other, states)]
         if reasons:
             raise refuse(state, reasons, self._share)
 
@@ -391,7 +396,7 @@ class _One:
             before, backends = stale[group_id]
             after = {backend_key(item): item.weight for item in backends}
             change = Change("set_backends", f"{view.where}/group/{group_id}", before, after, "the CCM is late")
-            with self._mover._journal.around(change):
+            with self._mover._journal.around(change, must=False):
                 self._mover._clb.set_backends(view.balancer.id, group_id, backends)
             self._wrote(f"weights {after} in {group_id}, past the cloud-controller-manager")
 
@@ -438,7 +443,7 @@ class _One:
                 if group_id in open_:
                     continue
                 try:
-                    with mover._journal.around(change):
+                    with mover._journal.around(change, must=False):
                         mover._clb.add_backends(view.balancer.id, group_id, backends)
                 except MigrationError as error:
                     open_[group_id] = f"backends of {name} in {group_id}: {error.why}"

@@ -241,7 +241,7 @@ class RouteMover:
                 if state.settled(share):
                     break
                 try:
-                    self._write(state, state.moved(share), self._journal.migration, reason)
+                    self._write(state, state.moved(share), self._journal.migration, reason, must=share > 0)
                     writes.append(time.time())
                 except MigrationError as error:
                     if error.details.get("status") != 409:
@@ -269,8 +269,8 @@ class RouteMover:
                 return True
             raise
 
-    def _write(self, state: RouteState, made: Object, owner: str, reason: str) -> None:
-        """One write. ``owner``: empty when the original comes back, and the annotation goes."""
+    def _write(self, state: RouteState, made: Object, owner: str, reason: str, *, must: bool) -> None:
+        """One write. ``owner``: empty when the original comes back, and the annotation goes. ``must``: only with the journal."""
         self._journal.keep_original(state.key, {"digest": _routes.digest(state.found), "object": _stored(state.found)})
         mark = f"{owner} {_routes.digest(made)}" if owner else None
         body = _routes.patch_of(state.found, made, mark)
@@ -279,8 +279,10 @@ class RouteMover:
             # What mesh_config or objects wrote, and nobody changed: our weights do not make it somebody else's.
             body["metadata"]["annotations"][CONTENT] = content_digest(made)
         before, after = _routes.shown(state.found), _routes.shown(made)
-        self._journal.write("route", place=state.place, mesh=state.mesh, digest=_routes.digest(made))
-        with self._journal.around(Change("set_route_weights", state.where, before, after, reason)):
+        # The way back waits for no room on a disk: the annotation knows these weights too.
+        note = self._journal.write if must else self._journal.try_write
+        note("route", place=state.place, mesh=state.mesh, digest=_routes.digest(made))
+        with self._journal.around(Change("set_route_weights", state.where, before, after, reason), must=must):
             self._clusters[state.mesh].patch(self.kind(state.mesh), state.name, state.namespace, body)
         self.written.append(f"weights of {state.where}: {after}")
 
@@ -391,7 +393,7 @@ class RouteMover:
         for _try in range(_TRIES):
             made = _routes.restored(state.found, original)
             try:
-                self._write(state, made, "", reason)
+                self._write(state, made, "", reason, must=False)
                 return
             except MigrationError as error:
                 if error.details.get("status") != 409:

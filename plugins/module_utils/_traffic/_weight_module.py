@@ -73,7 +73,7 @@ def clb_weight(params: dict[str, t.Any], check_mode: bool) -> Outcome:
     if problem is not None:
         others = [write["what"] for answer in answers if answer.value is not None for write in answer.value.writes]
         problem.done = [*problem.done, *others]
-    return Outcome(plan, {"gateways": shown}, failed=problem)
+    return Outcome(plan, {"gateways": shown}, [journal.problem] if journal.problem else [], problem)
 
 
 def _first_error(answers: t.Sequence[Answer[t.Any, t.Any]]) -> MigrationError | None:

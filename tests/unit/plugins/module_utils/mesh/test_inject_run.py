@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._core import _journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _sidecar_proof
@@ -657,3 +658,22 @@ def test_a_label_that_was_set_between_two_waves_comes_back(tmp_path: Path) -> No
     assert inject(api, tmp_path, waves=[1, "100%"]).failed is None
     assert inject(api, tmp_path, state="restored").failed is None
     assert api.items["Deployment", "shop", "b"]["spec"]["template"]["metadata"]["labels"]["istio.io/rev"] == "canary"
+
+
+def test_a_full_disk_does_not_stop_the_way_back(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = api.templates()
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def state() -> str:
+        if "b" not in api.moved():
+            return PASS
+        monkeypatch.setattr(_journal.os, "fsync", full)
+        return FAIL
+
+    monkeypatch.setattr(_inject_run, "build_gates", lambda _given, _allow: [Judge(state)])
+    done = inject(api, tmp_path, waves=[{"names": ["b"]}])
+    assert done.failed is not None and done.result["verdict"] == "fail"
+    assert "everything is back in the source mesh" in done.failed.message and api.templates() == before
+    assert any("No space left on device" in text for text in done.warnings)

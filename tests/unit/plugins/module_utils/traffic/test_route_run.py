@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._core import _journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _routes
@@ -507,3 +508,21 @@ def test_a_header_that_was_lost_since_is_not_written_as_a_mask(both: Both) -> No
     back = failed(both.run(state="restored", proof="stored"))
     assert "a value that the journal may not hold" in back.message
     assert "VALUE_SPECIFIED" not in json.dumps(both.spec())
+
+
+def test_a_full_disk_does_not_stop_the_way_back(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def state() -> str:
+        if both.weights()[0] != [50, 50]:
+            return PASS
+        monkeypatch.setattr(_journal.os, "fsync", full)
+        return FAIL
+
+    done = both.run(gates=[gate(state)])
+    assert "0 % is back in effect" in failed(done).message and both.weights() == [[100, 0], [100, 0]]
+    assert any("No space left on device" in text for text in done.warnings)
+    monkeypatch.undo()
+    good(both.run(state="restored"))
+    assert both.weights() == [[100], [100]]
