@@ -305,6 +305,7 @@ def test_secrets_of_options_are_found_at_any_depth() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_a_flag_and_wakes_who_waits(number: int) -> None:
+    outside = signal.signal(number, signal.default_int_handler)  # also where the tests themselves were started with nohup
     before = signal.getsignal(number)
     with interruptible() as flag:
         assert not flag
@@ -318,6 +319,7 @@ def test_a_signal_is_a_flag_and_wakes_who_waits(number: int) -> None:
         assert flag
         assert flag.signal == number
     assert signal.getsignal(number) is before
+    signal.signal(number, outside)
 
 
 def test_handlers_are_put_back_after_an_error() -> None:
@@ -483,3 +485,16 @@ def test_run_with_a_real_module(capsys: pytest.CaptureFixture[str]) -> None:
             run(module, lambda _params, _check: Outcome(failed=MigrationError("No")))
     assert caught.value.code == 1
     assert json.loads(capsys.readouterr().out)["failed"] is True
+
+
+def test_a_hangup_that_nohup_ignores_does_not_end_a_run() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible() as flag:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not flag
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert flag and flag.signal == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
