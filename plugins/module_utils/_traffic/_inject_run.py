@@ -371,6 +371,7 @@ def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     if check_mode:
         return one_way(wanted, world, True)
     with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
+        world.journal.reload()  # what the run that was waited for has done since
         return one_way(wanted, world, False)
 
 

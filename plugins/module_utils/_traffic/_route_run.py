@@ -165,6 +165,15 @@ def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     if check_mode:
         return way(wanted, world, True)
     with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
+        world.journal.reload()  # what the run that was waited for has done since
+        strange = _meshes(wanted, world.journal) - set(world.clusters)
+        if strange:
+            raise MigrationError(
+                "Another run has just written to a mesh that is not connected here",
+                where=", ".join(sorted(strange)),
+                why="it ended while this one waited for it",
+                todo="run this again",
+            )
         return way(wanted, world, False)
 
 

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -677,3 +678,21 @@ def test_a_full_disk_does_not_stop_the_way_back(api: Api, tmp_path: Path, monkey
     assert done.failed is not None and done.result["verdict"] == "fail"
     assert "everything is back in the source mesh" in done.failed.message and api.templates() == before
     assert any("No space left on device" in text for text in done.warnings)
+
+
+def test_what_a_run_did_that_was_waited_for_is_taken_back_too(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The move is interrupted, the way back is started at once, and waits for the last rollouts of the other."""
+    before, real = api.templates(), _inject_run.only_one
+
+    @contextlib.contextmanager
+    def after_the_other(path: Path, *, wait: float) -> Iterator[None]:
+        monkeypatch.setattr(_inject_run, "only_one", real)
+        assert inject(api, tmp_path).failed is None and api.moved() == ALL
+        with real(path, wait=wait):
+            yield
+
+    monkeypatch.setattr(_inject_run, "only_one", after_the_other)
+    back = inject(api, tmp_path, state="restored")
+    assert back.failed is None and api.moved() == set() and api.templates() == before

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import types
@@ -19,6 +20,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _routes
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import CONTENT, MANAGED_BY
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import digest
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _route_run
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, PASS, Verdict
 from tests.unit.plugins.module_utils.traffic.route_world import (
     NEW,
@@ -526,3 +528,34 @@ def test_a_full_disk_does_not_stop_the_way_back(both: Both, monkeypatch: pytest.
     monkeypatch.undo()
     good(both.run(state="restored"))
     assert both.weights() == [[100], [100]]
+
+
+def test_what_a_run_wrote_that_was_waited_for_is_taken_back_too(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, real = [copy.deepcopy(both.spec(mesh)) for mesh in both.apis], _route_run.only_one
+
+    @contextlib.contextmanager
+    def after_the_other(path: Path, *, wait: float) -> t.Iterator[None]:
+        monkeypatch.setattr(_route_run, "only_one", real)
+        good(both.run())
+        with real(path, wait=wait):
+            yield
+
+    monkeypatch.setattr(_route_run, "only_one", after_the_other)
+    good(both.run(state="restored"))
+    assert [both.spec(mesh) for mesh in both.apis] == before
+
+
+def test_a_mesh_that_another_run_wrote_to_meanwhile_is_not_forgotten(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _route_run.only_one
+
+    @contextlib.contextmanager
+    def after_the_other(path: Path, *, wait: float) -> t.Iterator[None]:
+        monkeypatch.setattr(_route_run, "only_one", real)
+        good(both.run())
+        del both.apis["target"]
+        with real(path, wait=wait):
+            yield
+
+    monkeypatch.setattr(_route_run, "only_one", after_the_other)
+    with pytest.raises(MigrationError, match=r"not connected here.*Where: target.*run this again"):
+        both.run(state="restored")
