@@ -18,8 +18,13 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import GatewayPair, pairs_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import only_one
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mover import GatewayState, Moved, Mover, plan_share
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import parse_share
+
+
+# A staircase that is just ending is waited for. Seconds.
+_LOCK_WAIT = 30.0
 
 
 def _wanted(params: t.Mapping[str, t.Any]) -> list[tuple[GatewayPair, t.Any]]:
@@ -52,6 +57,22 @@ def clb_weight(params: dict[str, t.Any], check_mode: bool) -> Outcome:
         secrets=secrets_of(params),
         enabled=not check_mode,
     )
+    if check_mode:
+        return _move(params, wanted, source, target, clb, journal, check_mode)
+    # A staircase would take its share back a moment later, and this one would have said that it is in effect.
+    with only_one(journal.directory / "shift.lock", wait=_LOCK_WAIT, among=True):
+        return _move(params, wanted, source, target, clb, journal, check_mode)
+
+
+def _move(
+    params: dict[str, t.Any],
+    wanted: list[tuple[GatewayPair, t.Any]],
+    source: Cluster,
+    target: Cluster,
+    clb: Clb,
+    journal: Journal,
+    check_mode: bool,
+) -> Outcome:
     jobs = [(Mover(source, target, clb, [pair], journal), share) for pair, share in wanted]
     observed = each(jobs, lambda job: job[0].observe()[0])
     first = _first_error(observed)
