@@ -302,7 +302,7 @@ class RouteMover:
                 place, what = getattr(route.ask, side), f"{route} on {state.mesh}"
                 self.carries(state.mesh, state.namespace, place, what)
                 if getattr(now, side) == 0:
-                    self._answers(state, route, place, what)
+                    self._answers(state, route, place, what, must=share > 0)
 
     def carries(self, mesh: str, namespace: str, place: Destination, what: str) -> None:
         host, why = fqdn(place.host, namespace), ""
@@ -319,15 +319,23 @@ class RouteMover:
         if why:
             raise _unable(place, what, f"{mesh}/{namespace}", why)
 
-    def _answers(self, state: RouteState, route: Route, place: Destination, what: str) -> None:
-        """A gateway that gets its first traffic of a route has its own route for it: a ready pod may not have it yet."""
+    def _answers(self, state: RouteState, route: Route, place: Destination, what: str, *, must: bool) -> None:
+        """A gateway that gets its first traffic of a route has its own route for it: a ready pod may not have it yet.
+
+        :arg must: False on the way back, where a gateway that cannot be asked is better than one that was found to be bad.
+        """
         service = _SERVICE_HOST.match(fqdn(place.host, state.namespace))
         if self._proxies is None or not service or route.protocol == "tcp":
             return
         labels = ((self.cluster.get(SERVICE, service[1], service[2]) or {}).get("spec") or {}).get("selector") or {}
         written = (route.entry.get("rewrite") or {}).get("authority")
         for host in [written] if written else state.found["spec"].get("hosts") or []:
-            why = self._proxies.unaware(service[2], labels, str(host), route.protocol) if labels else ""
+            try:
+                why = self._proxies.unaware(service[2], labels, str(host), route.protocol) if labels else ""
+            except MigrationError:
+                if must:
+                    raise
+                return
             if why:
                 raise _unable(place, what, state.where, why)
 

@@ -559,3 +559,19 @@ def test_a_mesh_that_another_run_wrote_to_meanwhile_is_not_forgotten(both: Both,
     monkeypatch.setattr(_route_run, "only_one", after_the_other)
     with pytest.raises(MigrationError, match=r"not connected here.*Where: target.*run this again"):
         both.run(state="restored")
+
+
+def test_the_way_back_does_not_wait_for_a_gateway_that_cannot_be_asked(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_all: t.Any) -> str:
+        raise MigrationError("The API server opens no connection to a pod", transient=True)
+
+    def state() -> str:
+        if both.weights()[0] != [0, 100]:
+            return PASS
+        monkeypatch.setattr(both.proxies, "unaware", silent)
+        return FAIL
+
+    assert "0 % is back in effect" in failed(both.run(gates=[gate(state)])).message
+    assert both.weights() == [[100, 0], [100, 0]]
+    # Up it goes only to who is known to answer.
+    assert "opens no connection" in failed(both.run(steps=[100])).message and both.weights() == [[100, 0], [100, 0]]
