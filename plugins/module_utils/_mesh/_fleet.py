@@ -27,7 +27,13 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollo
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, ready, sidecar_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import PDB
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import startable
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import Workload, budgets_of, pods_of, present_of, risk
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import (
+    Workload,
+    budgets_of,
+    pods_of,
+    present_of,
+    risk,
+)
 
 Object = dict[str, t.Any]
 QUEUED, ROLLING, DONE, FAILED = "queued", "rolling", "done", "failed"
@@ -159,9 +165,7 @@ class Fleet:
             self._look(rolling)
         self._idle(queue if queue and not rolling and not hold else [])
 
-    def _startable(
-        self, queue: t.Sequence[Flight], rolling: t.Sequence[Flight], budgets: t.Mapping[str, int]
-    ) -> list[Flight]:
+    def _startable(self, queue: t.Sequence[Flight], rolling: t.Sequence[Flight], budgets: t.Mapping[str, int]) -> list[Flight]:
         """What may begin, by what each of them may take away at this very moment."""
         waiting = list(queue)
         while begun := startable(waiting, rolling, budgets, self._pace.concurrency):

@@ -150,6 +150,16 @@ def order(state: GatewayState, plan: SharePlan) -> list[tuple[str, int]]:
     return [(side, weight) for _less, side, weight in sorted(found)]
 
 
+def yields(state: GatewayState, plan: SharePlan, side: str, weight: int) -> bool:
+    """Whether a side gives up something with this weight that the other one has to carry.
+
+    Not when the other is to have nothing: then a node came, and the same weight has a lower sum.
+    """
+    other, carried = ("target", plan.target_capacity) if side == "source" else ("source", plan.source_capacity)
+    lowers = any(state.sum(side, port) > sum(state.view.expected(side, port, weight).values()) for port in state.view.ports)
+    return lowers and carried > 0 and state.view.service(other) is not None
+
+
 def refusals(state: GatewayState, share: t.Any) -> list[str]:
     """Everything that forbids to write a weight now; empty when nothing does."""
     asked, view, found = parse_share(share), state.view, []

@@ -7,8 +7,7 @@
 
 Rules: the side that gets more is written first; the other one only after the load balancer shows that the first can carry it
 (weights over 0 and healthy backends in every vServer group). An event of the cloud-controller-manager is no proof: what counts
-is what the load balancer has. When it loses backends during a move, they are put back at once, past the CCM. Nothing that gives
-traffic back (share 0, lost backends) waits for the journal: it needs no memory.
+is what the load balancer has. Backends that it loses meanwhile are put back at once, past the CCM. No way back needs a journal.
 """
 
 from __future__ import annotations
@@ -43,6 +42,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mo
     refuse,
     unhealthy,
     worst,
+    yields,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import SharePlan, parse_share, plan_share
 
@@ -287,15 +287,11 @@ class _One:
     def _step(self, state: GatewayState, plan: SharePlan, side: str, weight: int) -> GatewayState:
         """One write and its proof. Returns the state that the load balancer shows after it."""
         mover, pair = self._mover, self._pair
-        other = "target" if side == "source" else "source"
         bad = state.view.bad_nodes()
         if bad:
             raise bad_node(pair, state.view, bad)
-        lowers = any(state.sum(side, port) > sum(state.view.expected(side, port, weight).values()) for port in state.view.ports)
-        # When the other side is to have nothing, this one is not lowered for it: a node came, and the same weight has another sum.
-        other_serves = (plan.source_capacity if other == "source" else plan.target_capacity) > 0
-        if lowers and other_serves and state.view.service(other) is not None:
-            self._other_carries(state, other)
+        if yields(state, plan, side, weight):
+            self._other_carries(state, "target" if side == "source" else "source")
         change = mover._change(state, side, weight, plan, self._reason)
         with mover._journal.around(change, must=not self._back):
             mover._write(pair, side, weight, touch=state.asks(side) == weight)
@@ -314,9 +310,8 @@ class _One:
             answer.item.port: [(item.server_id, item.server_ip, item.port, item.status) for item in answer.value or ()]
             for answer in answers
         }
-        # Where the health check is off, or late, the pods of this very moment are all there is to go by.
         reasons = [*not_ready(state, other), *unhealthy(view, other, states)]
-        if reasons:
+        if reasons:  # where the health check is off, or late, there are only the pods of this very moment to go by
             raise refuse(state, reasons, self._share)
 
     def _wait(self, state: GatewayState, side: str, weight: int) -> GatewayState:

@@ -216,7 +216,7 @@ class Prometheus:
 
     def start(self) -> None:
         with self._lock:
-            # Not the time of day: a clock that is set in the night makes no old figures young, and no window longer than the hold.
+            # Not the time of day: a clock that is set in the night makes no figures young, and no window longer than the hold.
             self._since, self._seen = time.monotonic(), None
         if self._thread is None:
             self._ended = threading.Event()

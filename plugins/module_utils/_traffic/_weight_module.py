@@ -22,7 +22,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mover import GatewayState, Moved, Mover, plan_share
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import parse_share
 
-
 # A staircase that is just ending is waited for. Seconds.
 _LOCK_WAIT = 30.0
 

@@ -17,7 +17,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mover import GatewayState
 from tests.unit.plugins import clb_world as world
 
-GATEWAY = {"namespace": "istio-system", "source_service": "gw", "target_gateway": "gw-asm", "load_balancer_id": None, "share": None}
+GATEWAY = {"namespace": "istio-system", "source_service": "gw", "target_gateway": "gw-asm", "load_balancer_id": None}
 
 
 class Empty:
