@@ -187,6 +187,11 @@ def refusals(state: GatewayState, share: t.Any) -> list[str]:
     return found
 
 
+def only_past_the_ccm(state: GatewayState, share: t.Any, reasons: t.Sequence[str]) -> bool:
+    """All traffic is wanted back, and nothing but bad nodes forbids to write annotations."""
+    return parse_share(share) == 0 and bool(reasons) and len(reasons) == len(state.view.bad_nodes())
+
+
 def _annotation_problems(view: PairView, side: str, service: Object) -> list[str]:
     values = annotations_of(service)
     place = f"Service {view.pair.service(side)}"

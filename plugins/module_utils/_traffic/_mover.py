@@ -32,11 +32,13 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair 
     now_text,
     observe_pair,
     read_services,
+    repeated_until,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import (
     SIDES,
     GatewayState,
     not_ready,
+    only_past_the_ccm,
     order,
     refusals,
     refuse,
@@ -135,7 +137,7 @@ class Mover:
                 found.notes.append(f"{state.pair}: there is no target gateway, all traffic is at the source")
                 continue
             reasons = refusals(state, share)
-            if _only_past_the_ccm(state, share, reasons):
+            if only_past_the_ccm(state, share, reasons):
                 found.add("set_backends", state.view.where, {"share": state.share}, {"share": 0.0}, "; ".join(reasons))
                 continue
             if reasons:
@@ -170,7 +172,8 @@ class Mover:
 
         Raises the first gateway's MigrationError after all have ended; ``done`` says what was written, for all of them.
         """
-        answers = self.move_each(share, timeout=timeout, reason=reason)
+        with repeated_until(time.monotonic() + timeout, self._source, self._target, self._clb):
+            answers = self.move_each(share, timeout=timeout, reason=reason)
         moved = [answer.value for answer in answers if answer.value is not None]
         for answer in answers:
             if answer.error is not None:
@@ -215,11 +218,6 @@ def _nothing_to_do(state: GatewayState, share: t.Any) -> bool:
     return parse_share(share) == 0 and state.target_absent and all(state.sum("source", port) > 0 for port in state.view.ports)
 
 
-def _only_past_the_ccm(state: GatewayState, share: t.Any, reasons: t.Sequence[str]) -> bool:
-    """All traffic is wanted back, and nothing but bad nodes forbids to write annotations."""
-    return parse_share(share) == 0 and bool(reasons) and len(reasons) == len(state.view.bad_nodes())
-
-
 class _One:
     """One move of one gateway."""
 
@@ -246,7 +244,7 @@ class _One:
             if _nothing_to_do(state, self._share):
                 return self._moved(state, None)
             reasons = refusals(state, self._share)
-            if _only_past_the_ccm(state, self._share, reasons):
+            if only_past_the_ccm(state, self._share, reasons):
                 raise self._back_without_annotations(state, state.view.bad_nodes())
             if reasons:
                 raise refuse(state, reasons, self._share)

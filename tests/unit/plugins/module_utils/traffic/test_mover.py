@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+import types
 import typing as t
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core import _journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import NODE
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _mover
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import GatewayState, order
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import plan_share
@@ -109,3 +113,25 @@ def test_a_full_disk_stops_the_way_up_and_not_the_way_back(tmp_path: Path, monke
     with pytest.raises(MigrationError, match="No space left on device"):
         steps(world.moving(96, 32), 50, tmp_path)
     assert steps(world.moving(96, 32), 0, tmp_path) == ["gw", "gw-asm"]
+
+
+def test_calls_are_not_repeated_beyond_the_piece_of_a_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API server that hangs for its whole time limit, eight times over, would keep gates and orders unheard for minutes."""
+    options = {"host": "http://127.0.0.1:9", "api_key": "x", "request_timeout": 1}
+    clusters = [Cluster(name, options) for name in ("source", "target")]
+    balancer: t.Any = types.SimpleNamespace(until=None)
+    mover = _mover.Mover(*clusters, balancer, [world.PAIR], Journal(str(tmp_path), "shop"))
+    seen: list[float | None] = []
+
+    def move_each(share: float, *, timeout: float, reason: str) -> t.NoReturn:
+        seen.extend(one.until for one in (*clusters, balancer))
+        list(clusters[0].list_all(NODE))
+        raise AssertionError("an answer came from nowhere")
+
+    monkeypatch.setattr(mover, "move_each", move_each)
+    before = time.monotonic()
+    with pytest.raises(MigrationError, match="no answer to GET") as caught:
+        mover.move(25, timeout=0.0, reason="a test")
+    assert "attempts" not in caught.value.details and caught.value.transient
+    assert all(before <= until <= time.monotonic() for until in seen if until is not None) and len(seen) == 3 and None not in seen
+    assert [one.until for one in (*clusters, balancer)] == [None] * 3
