@@ -40,6 +40,8 @@ QUEUED, ROLLING, DONE, FAILED = "queued", "rolling", "done", "failed"
 # Between two looks at rollouts; at pods while rollouts end; at pods while none does. Seconds.
 TICK, _PROVE, _PODS = 1.0, 2.0, 5.0
 _WORKERS = 8
+# So many proxies are asked without a look at the clock, and so many seconds long in one tick.
+_ASKED, _LISTEN = 32, 5.0
 
 
 class Clock(t.Protocol):
@@ -301,7 +303,18 @@ class Fleet:
         return (not self._proxies.differs(sidecar_of(pod))) == one.forth
 
     def _finish(self, ended: t.Sequence[Flight], pods: t.Mapping[int, list[Object]], now: float) -> None:
-        """Prove what has ended; what is not proven yet is asked again at the next tick, for a while."""
+        """Prove what has ended, those first that were not asked yet. When proxies are slow to answer the rest comes with the next
+        tick: gates and orders want to be heard in between."""
+        left = sorted(ended, key=lambda one: one.proving is not None)
+        began = self._clock.monotonic()
+        while left and self._clock.monotonic() - began < _LISTEN:
+            some = [left.pop(0)]
+            while left and sum(len(pods[id(one)]) for one in (*some, left[0])) <= _ASKED:
+                some.append(left.pop(0))
+            self._finish_some(some, pods, now)
+
+    def _finish_some(self, ended: t.Sequence[Flight], pods: t.Mapping[int, list[Object]], now: float) -> None:
+        """What is not proven yet is asked again at another tick, for a while."""
         jobs = [(one, pod, number) for one in ended for number, pod in enumerate(sorted(pods[id(one)], key=_name))]
         answers = each(jobs, lambda job: self._prove(*job), _WORKERS)
         lines: dict[int, list[Object]] = {id(one): [] for one in ended}

@@ -13,6 +13,7 @@ import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core import _journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _sidecar_proof
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _inject_run
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, PASS
 from tests.unit.plugins.module_utils.mesh.inject_world import Api, Killed, inject
@@ -253,3 +254,28 @@ def test_what_a_run_did_that_was_waited_for_is_taken_back_too(
     monkeypatch.setattr(_inject_run, "only_one", after_the_other)
     back = inject(api, tmp_path, state="restored")
     assert back.failed is None and api.moved() == set() and api.templates() == before
+
+
+def test_proxies_that_are_slow_to_answer_keep_no_gate_unheard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tunnel from the API server to the nodes is down: each question ends after its ten seconds, and there are hundreds."""
+    api = Api()
+    for number in range(100):
+        api.workload(f"w{number:03}")
+    clocks: list[FakeClock] = []
+    real = FakeClock.__init__
+
+    def remembered(clock: FakeClock) -> None:
+        real(clock)
+        clocks.append(clock)
+
+    def hang(*_all: object) -> tuple[None, str]:
+        clocks[-1].now += 10 / 8  # eight are asked at once
+        return None, "no answer in 10 s"
+
+    monkeypatch.setattr(FakeClock, "__init__", remembered)
+    monkeypatch.setattr(_sidecar_proof, "prove", hang)
+    monkeypatch.setattr(_inject_run, "can_ask", lambda *_all: None)
+    done = inject(api, tmp_path, proof="proxies", waves=["100%"], concurrency=100, on_fail="hold", restore_failed=False)
+    assert done.failed is not None and "no answer in 10 s" in done.failed.message
+    assert done.result["timings"]["longest_verdict_gap_s"] < 60
+    assert {row["result"] for row in done.result["workloads"]} == {"failed"}
