@@ -279,3 +279,34 @@ def test_proxies_that_are_slow_to_answer_keep_no_gate_unheard(tmp_path: Path, mo
     assert done.failed is not None and "no answer in 10 s" in done.failed.message
     assert done.result["timings"]["longest_verdict_gap_s"] < 60
     assert {row["result"] for row in done.result["workloads"]} == {"failed"}
+
+
+@pytest.mark.parametrize(("status", "moves"), [(500, False), (403, True), (400, True)])
+def test_a_webhook_that_does_not_answer_restarts_nothing(api: Api, tmp_path: Path, *, status: int, moves: bool) -> None:
+    """With failurePolicy Fail no pod can be made; rollouts would take old pods away. That a dry run is refused tells nothing."""
+    before = api.templates()
+
+    def webhook(what: str) -> None:
+        if what == "rehearse Pod":
+            raise MigrationError("answered", why='failed calling webhook "istio"', details={"status": status})
+
+    api.on_call = webhook
+    done = inject(api, tmp_path)
+    if moves:
+        assert done.failed is None and "could not be rehearsed in shop" in done.warnings[0] and api.moved() == ALL
+    else:
+        assert done.failed is not None and "A new pod could not be made now, so nothing is restarted" in done.failed.message
+        assert "failed calling webhook" in done.failed.message
+        assert api.templates() == before and api.calls["patch Deployment"] == 0
+
+
+def test_a_webhook_that_does_not_answer_does_not_stop_the_way_back(api: Api, tmp_path: Path) -> None:
+    before = api.templates()
+    assert inject(api, tmp_path).failed is None
+
+    def webhook(what: str) -> None:
+        if what == "rehearse Pod":
+            raise MigrationError("answered", why='failed calling webhook "istio"', details={"status": 500})
+
+    api.on_call = webhook
+    assert inject(api, tmp_path, state="restored").failed is None and api.templates() == before
