@@ -182,6 +182,13 @@ def only_one(
                         todo="let it end, or end it: write abort (or rollback) into the file control beside the lock",
                     ) from error
                 sleep(0.2)
+            except OSError as error:  # a network file system without locks
+                raise MigrationError(
+                    "The state folder cannot be locked, so two runs could move the same traffic",
+                    where=str(path),
+                    why=str(error),
+                    todo="set a state_dir on a file system that has locks",
+                ) from error
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with contextlib.suppress(OSError):  # it only tells others whose lock this is, and a disk may be full
             os.ftruncate(fd, 0)
