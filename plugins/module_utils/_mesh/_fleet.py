@@ -24,8 +24,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds 
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rollouts, _sidecar_proof
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._inject import Original
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, ready, sidecar_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import PDB
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, ready, sidecar_of, was_ready
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import PDB, pod_trouble
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import startable
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import (
     Workload,
@@ -360,13 +360,20 @@ class Fleet:
         return line
 
     def _free(self, one: Flight, present: t.Mapping[t.Any, Object], pods: t.Sequence[Object]) -> None:
-        """A StatefulSet on its way back waits for its broken pod for ever: the API's known way out is to delete that pod."""
-        if one.forth or one.kind != "StatefulSet":
+        """A StatefulSet on its way back waits for its broken pod for ever: the API's known way out is to delete that pod.
+
+        One that was ready before waits for its peers, perhaps, and comes back by itself.
+        """
+        item = present.get(one.workload.key, {})
+        status = item.get("status") or {}
+        late = int(status.get("observedGeneration", 0)) < int((item.get("metadata") or {}).get("generation", 0))
+        if one.forth or one.kind != "StatefulSet" or late:
             return
-        wanted = (present.get(one.workload.key, {}).get("status") or {}).get("updateRevision")
+        wanted = status.get("updateRevision")
         for pod in pods:
             revision = (pod["metadata"].get("labels") or {}).get("controller-revision-hash")
-            if wanted and revision != wanted and not ready(pod):
+            broken = not was_ready(pod) or (not ready(pod) and pod_trouble(pod))
+            if wanted and revision != wanted and broken:
                 name = pod["metadata"]["name"]
                 change = Change(
                     "delete", f"source/{one.namespace}/Pod/{name}", {"uid": pod["metadata"].get("uid")}, None, "never ready"

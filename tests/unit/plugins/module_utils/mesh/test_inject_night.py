@@ -310,3 +310,29 @@ def test_a_webhook_that_does_not_answer_does_not_stop_the_way_back(api: Api, tmp
 
     api.on_call = webhook
     assert inject(api, tmp_path, state="restored").failed is None and api.templates() == before
+
+
+@pytest.mark.parametrize(("before", "crashes"), [(True, False), (False, False), (True, True)], ids=["was ready", "never", "crashes"])
+def test_only_a_pod_that_never_was_ready_is_deleted_on_the_way_back(tmp_path: Path, *, before: bool, crashes: bool) -> None:
+    """Pods of a database lose their readiness for a moment when a peer goes. To delete such a one costs the quorum."""
+    api = Api()
+    item = api.workload("data", "StatefulSet", replicas=3)
+    assert inject(api, tmp_path).failed is None
+
+    def peers(what: str) -> None:
+        ill = [pod for pod in api.pods(item) if "startTime" in pod["status"]]
+        if what == "patch StatefulSet":
+            status = api.pods(item)[0]["status"]
+            since = "2026-11-30T02:10:00Z" if before else "2026-11-30T02:00:01Z"
+            status.update(startTime="2026-11-30T02:00:00Z")
+            if crashes:
+                loop = {"name": "app", "restartCount": 5, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+                status.update(containerStatuses=[loop])
+            status["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": since}]
+        elif ill and what == "list StatefulSet" and api.calls[what] > asked + 20:
+            ill[0]["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+
+    asked = api.calls["list StatefulSet"]
+    api.on_call = peers
+    assert inject(api, tmp_path, state="restored").failed is None and api.moved() == set()
+    assert api.calls["delete Pod"] == (0 if before and not crashes else 1)
