@@ -312,7 +312,7 @@ def test_a_webhook_that_does_not_answer_does_not_stop_the_way_back(api: Api, tmp
     assert inject(api, tmp_path, state="restored").failed is None and api.templates() == before
 
 
-@pytest.mark.parametrize(("before", "crashes"), [(True, False), (False, False), (True, True)], ids=["was ready", "never", "crashes"])
+@pytest.mark.parametrize(("before", "crashes"), [(True, False), (False, False), (True, True)], ids=["was", "never", "crashes"])
 def test_only_a_pod_that_never_was_ready_is_deleted_on_the_way_back(tmp_path: Path, *, before: bool, crashes: bool) -> None:
     """Pods of a database lose their readiness for a moment when a peer goes. To delete such a one costs the quorum."""
     api = Api()
