@@ -19,6 +19,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import GatewayPair, pairs_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import only_one
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import worst
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mover import GatewayState, Moved, Mover, plan_share
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import parse_share
 
@@ -115,6 +116,7 @@ def _shown(state: GatewayState, share: t.Any) -> dict[str, t.Any]:
         **state.as_dict(),
         "asked": float(parse_share(share)),
         "planned": plan.planned if plan else 0.0,
+        "observed": worst(state.shares, plan.planned if plan else 0.0),
         "planned_source_weight": plan.source_weight if plan else None,
         "planned_target_weight": plan.target_weight if plan else None,
         "writes": [],

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 from pathlib import Path
 
@@ -65,3 +66,14 @@ def test_a_running_staircase_refuses_a_share_that_it_would_take_back(tmp_path: P
         assert _weight_module.clb_weight(params, False).failed is None
         with pytest.raises(MigrationError, match="Another run"), only_one(lock, wait=0):
             pass
+
+
+def test_what_is_observed_is_the_listener_farthest_from_the_plan() -> None:
+    """A gateway of which one port has not followed is not shown by the port that has."""
+    state = world.moving(0, 100)
+    groups = (state.view.groups[0], world.moving(100, 100).view.groups[1])
+    half = dataclasses.replace(state, view=dataclasses.replace(state.view, groups=groups))
+    assert half.shares == {80: 100.0, 443: 50.0}
+    shown = _weight_module._shown(half, 100)
+    assert (shown["observed"], shown["planned"]) == (50.0, 100.0)
+    assert _weight_module._shown(half, 50)["observed"] == 100.0
