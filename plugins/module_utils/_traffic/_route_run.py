@@ -39,6 +39,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._sh
     holds_of,
     problem_of,
     read_stairs,
+    say_where,
     stairs_spec,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
@@ -301,6 +302,7 @@ def verify(mover: RouteMover, before: t.Sequence[RouteState], found: Plan, repor
         report.warnings.append(f"how it ended could not be read: {error.message}")
         found.notes.append("the changes are not listed, because how it ended could not be read")
         return states
+    say_where(report, Present(states, {}))
     old = {state.where: _routes.shown(state.found) for state in before}
     for state in states:
         first, second = old.get(state.where), _routes.shown(state.found)

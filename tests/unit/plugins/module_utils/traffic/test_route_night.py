@@ -120,3 +120,19 @@ def test_the_way_back_does_not_wait_for_a_gateway_that_cannot_be_asked(both: Bot
     assert both.weights() == [[100, 0], [100, 0]]
     # Up it goes only to who is known to answer.
     assert "opens no connection" in failed(both.run(steps=[100])).message and both.weights() == [[100, 0], [100, 0]]
+
+
+def test_a_move_that_ended_half_way_says_where_the_traffic_is(both: Both) -> None:
+    """One mesh has the new weights, the other refused them: the share of before is not in effect any more."""
+    good(both.run(steps=[100]))
+
+    def refuse(_api: t.Any, what: str) -> None:
+        if what == "before VirtualService cnn":
+            raise MigrationError("the API server answered PATCH with 403", details={"status": 403})
+
+    both.apis["target"].on_write = refuse
+    done = both.run(steps=[50, 0], allow_down=True, on_fail="hold")
+    assert failed(done) and both.weights() == [[50, 50], [0, 100]]
+    assert done.result["share"] == 50 and "50 % stays in effect" in failed(done).message
+    both.apis["target"].on_write = lambda _api, _what: None
+    assert good(both.run(steps=[50, 0], allow_down=True)).result["share"] == 0
