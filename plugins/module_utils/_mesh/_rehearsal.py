@@ -100,7 +100,9 @@ def _ask(
         found = cluster.get(MOVABLE[one.kind], one.name, one.namespace)
         return None if found is None else cluster.create(POD, pod_of(found, wish), dry_run=True)
 
-    made, unasked, broken = [], [], []
+    made: list[tuple[Workload, Object]] = []
+    unasked: list[str] = []
+    broken: list[str] = []
     for answer in each(list(first.values()), ask):
         one = answer.item[0]
         if answer.value is not None:
