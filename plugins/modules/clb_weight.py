@@ -24,6 +24,8 @@ description:
   - Nothing is written when something would make the CCM misunderstand it, like a node without C(spec.providerID), a scheduler
     that does not look at weights, or listeners that the CCM may take over.
 notes:
+  - While a run of M(servicemesh.migration.traffic_shift) of the same migration moves the traffic it is refused after 30 seconds,
+    because that run would take the share back a moment later. Give that run the order V(rollback) or V(abort) instead.
   - When the CCM takes all backends of a gateway away in the middle of a move, they are put back at once through the API of the
     load balancer, and the module fails.
   - On the way back (share 0) a load balancer that does not show the weights after 0.4 seconds gets them through its API too.

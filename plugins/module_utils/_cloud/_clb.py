@@ -91,6 +91,15 @@ class Clb:
         self._api = Api(options)
         self.region = self._api.region
 
+    @property
+    def until(self) -> float | None:
+        """A time.monotonic() after which no call is repeated."""
+        return self._api.until
+
+    @until.setter
+    def until(self, value: float | None) -> None:
+        self._api.until = value
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     def load_balancer(self, lb_id: str) -> LoadBalancer:

@@ -54,6 +54,7 @@ class Api:
                 todo="set alibaba.region, like cn-hangzhou",
             )
         self._attempts = int(options.get("attempts") or 8)
+        self.until: float | None = None  # a time.monotonic() after which no call is repeated
         try:
             client = importlib.import_module(f"{self.PACKAGE}.client").Client
             from alibabacloud_tea_openapi import utils_models  # pylint: disable=import-outside-toplevel
@@ -107,7 +108,7 @@ class Api:
         """One action; lists become ``Name.N``. Repeated on throttling, 5xx and broken connections, when ``idempotent``."""
         if not idempotent:
             return self._once(action, where, params)
-        return retry(lambda: self._once(action, where, params), attempts=self._attempts)
+        return retry(lambda: self._once(action, where, params), attempts=self._attempts, deadline=self.until)
 
     def _once(self, action: str, where: str, params: t.Mapping[str, t.Any]) -> Answer:
         request = self._request({key: value for key, value in params.items() if value is not None})

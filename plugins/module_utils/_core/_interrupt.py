@@ -34,9 +34,13 @@ class Interrupt:
 
 @contextlib.contextmanager
 def interruptible(signals: t.Sequence[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) -> t.Iterator[Interrupt]:
-    """Inside the block the signals only set the flag; the handlers of before are put back at its end."""
+    """Inside the block the signals only set the flag; the handlers of before are put back at its end.
+
+    A hangup that was ignored stays ignored: whoever starts with nohup wants the run to outlive the terminal.
+    """
     flag = Interrupt()
-    before = {number: signal.signal(number, lambda got, _frame: flag.set(got)) for number in signals}
+    heard = [number for number in signals if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda got, _frame: flag.set(got)) for number in heard}
     try:
         yield flag
     finally:

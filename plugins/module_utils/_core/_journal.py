@@ -74,7 +74,10 @@ class Mirror(t.Protocol):
 
 
 class Journal:
-    """See the module's docstring. In check mode (``enabled=False``) it reads and never writes."""
+    """See the module's docstring. In check mode (``enabled=False``) it reads and never writes. Threads may share it.
+
+    ``problem``: why a line is missing that the way back did without (a full disk).
+    """
 
     TAIL = 200
 
@@ -101,7 +104,9 @@ class Journal:
         self._mirror = mirror
         self._secrets = tuple(secret for secret in secrets if secret)
         self._enabled = enabled
-        self._lock = threading.Lock()
+        self.problem = ""
+        self._lock = threading.RLock()  # of what follows; never held while the mirror is asked
+        self._saving = threading.Lock()
         self._originals: dict[str, t.Any] = {}
         self._times: dict[str, str] = {}
         self._kept: set[str] = set()
@@ -130,11 +135,12 @@ class Journal:
             tail.append(entry)
         mirrored: dict[str, t.Any] = there.get("originals", {})
         kept_at: dict[str, str] = there.get("times", {})
-        self._dropped = {key for key in mirrored if forgotten.get(key, "") > kept_at.get(key, "")}
-        for key in set(mirrored) - self._dropped:
+        dropped = {key for key in mirrored if forgotten.get(key, "") > kept_at.get(key, "")}
+        for key in set(mirrored) - dropped:
             originals[key], times[key] = mirrored[key], kept_at.get(key, "")
-        self._kept = set(originals) - (set(mirrored) - self._dropped)
-        self._originals, self._times, self._tail = originals, times, tail[-self.TAIL :]
+        with self._lock:
+            self._kept, self._dropped = set(originals) - (set(mirrored) - dropped), dropped
+            self._originals, self._times, self._tail = originals, times, tail[-self.TAIL :]
 
     def entries(self) -> list[dict[str, t.Any]]:
         """All lines on disk. A half line at the end (the process was killed while writing) is left out."""
@@ -184,79 +190,101 @@ class Journal:
                 why=str(error),
                 todo="make room or set another state_dir, then run again",
             ) from error
-        self._tail = [*self._tail, entry][-self.TAIL :]
+        with self._lock:
+            self._tail = [*self._tail, entry][-self.TAIL :]
         return t.cast("dict[str, t.Any]", entry)
+
+    def try_write(self, event: str, **fields: t.Any) -> None:
+        """As write, for what must be done all the same: traffic that goes back does not wait for room on a disk."""
+        try:
+            self.write(event, **fields)
+        except MigrationError as error:
+            self.problem = f"the journal could not be written ({error.where}): {error.why}"
 
     def keep_original(self, key: str, value: t.Any) -> t.Any:
         """Remember a value as it was before this migration first touched it. Later calls keep the first value.
 
         Returns the value that counts as the original. It is on disk and in the mirror when this returns.
         """
-        if key in self._originals:
-            return self._originals[key]
         self.keep_originals({key: value})
-        return value
+        return self.original(key, value)
 
     def keep_originals(self, items: t.Mapping[str, t.Any], *, anew: bool = False) -> None:
         """As keep_original, for many keys with one write of the mirror.
 
         :arg anew: what is kept under these keys is of an earlier life of their objects, and goes.
         """
-        fresh = {key: value for key, value in items.items() if anew or key not in self._originals}
-        if not fresh:
-            return
-        for key, value in fresh.items():
-            if key in self._originals:
-                self.write("forget", key=key)
-            entry = self.write("original", key=key, value=value)
-            if self._enabled:
-                self._dropped |= {key} & set(self._originals)
-                self._originals[key], self._times[key] = entry["value"], entry["time"]
-                self._kept.add(key)
-        if self._enabled:
+        with self._lock:
+            fresh = {key: value for key, value in items.items() if anew or key not in self._originals}
+            for key, value in fresh.items():
+                if key in self._originals:
+                    self.write("forget", key=key)
+                entry = self.write("original", key=key, value=value)
+                if self._enabled:
+                    self._dropped |= {key} & set(self._originals)
+                    self._originals[key], self._times[key] = entry["value"], entry["time"]
+                    self._kept.add(key)
+        if fresh and self._enabled:
             self.sync()
 
     def original(self, key: str, default: t.Any = None) -> t.Any:
-        return self._originals.get(key, default)
+        with self._lock:
+            return self._originals.get(key, default)
 
     def originals(self, prefix: str = "") -> dict[str, t.Any]:
-        return {key: value for key, value in self._originals.items() if key.startswith(prefix)}
+        with self._lock:
+            return {key: value for key, value in self._originals.items() if key.startswith(prefix)}
 
     def forget(self, prefix: str) -> None:
         """Drop originals after an undo has put them back."""
-        self.forget_keys([key for key in self._originals if key.startswith(prefix)])
+        self.forget_keys(self.originals(prefix))
 
     def forget_keys(self, keys: t.Collection[str]) -> None:
         """As forget, for these very keys with one write of the mirror."""
-        keys = [key for key in keys if key in self._originals]
-        for key in keys:
-            self.write("forget", key=key)
-        if self._enabled and keys:
+        with self._lock:
+            keys = [key for key in keys if key in self._originals]
             for key in keys:
+                self.write("forget", key=key)
+            for key in keys if self._enabled else ():
                 del self._originals[key], self._times[key]
-            self._kept.difference_update(keys)
-            self._dropped.update(keys)
+                self._kept.discard(key)
+                self._dropped.add(key)
+        if self._enabled and keys:
             self.sync()
+
+    def try_forget(self, keys: t.Collection[str]) -> None:
+        """As forget_keys, for what is back already: that it cannot be noted makes nothing of it undone."""
+        try:
+            self.forget_keys(keys)
+        except MigrationError as error:
+            self.problem = f"what is back could not be forgotten ({error.where}): {error.why}"
 
     def sync(self) -> None:
         """Bring the mirror up to date."""
         if self._mirror is None or not self._enabled:
             return
-        with self._lock:
-            originals, dropped = dict(self._originals), set(self._dropped)
-            kept = self._kept & set(originals)
-            self._mirror.save(News(originals, dict(self._times), kept, dropped, list(self._tail)))
-            self._kept -= kept
-            self._dropped -= dropped
+        with self._saving:
+            with self._lock:
+                originals, dropped = dict(self._originals), set(self._dropped)
+                kept = self._kept & set(originals)
+                news = News(originals, dict(self._times), kept, dropped, list(self._tail))
+            self._mirror.save(news)
+            with self._lock:
+                self._kept -= kept
+                self._dropped -= dropped
 
     @contextlib.contextmanager
-    def around(self, change: Change) -> t.Iterator[None]:
-        """``begin`` before the body, ``done`` after it, ``failed`` when it raises."""
+    def around(self, change: Change, *, must: bool = True) -> t.Iterator[None]:
+        """``begin`` before the body, ``done`` after it, ``failed`` when it raises.
+
+        :arg must: without these lines the body is not carried out. False where that would be worse than a missing line.
+        """
+        write = self.write if must else self.try_write
         facts = {"action": change.action, "target": change.target}
-        self.write("begin", **facts, before=change.before, after=change.after, reason=change.reason)
+        write("begin", **facts, before=change.before, after=change.after, reason=change.reason)
         try:
             yield
         except MigrationError as error:
-            self.write("failed", **facts, error=error.message)
+            self.try_write("failed", **facts, error=error.message)  # the body's error is what has to be told
             raise
-        self.write("done", **facts)
+        write("done", **facts)

@@ -34,12 +34,27 @@ class Outcome:
     failed: MigrationError | None = None
 
 
+# The options with no_log, whatever module has them.
+_SECRET = frozenset(
+    {
+        "api_key",
+        "access_key_secret",
+        "security_token",
+        "token",
+        "renewal_token",
+        "registry_password",
+        "vault_password",
+        "age_identity",
+    }
+)
+
+
 def secrets_of(params: t.Any) -> list[str]:
     """The values of all secret options, for the journal and for messages."""
     found: list[str] = []
     if isinstance(params, t.Mapping):
         for key, value in params.items():
-            if key in ("api_key", "access_key_secret", "security_token", "token") and isinstance(value, str) and value:
+            if key in _SECRET and isinstance(value, str) and value:
                 found.append(value)
             else:
                 found.extend(secrets_of(value))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copy
 import typing as t
 
 MASK = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
@@ -36,3 +37,28 @@ def scrub(value: t.Any, secrets: t.Collection[str] = ()) -> t.Any:
             if secret and secret in value:
                 value = value.replace(secret, MASK)
     return value
+
+
+def unmasked(kept: t.Any, now: t.Any) -> t.Any:
+    """A copy of scrubbed data in which what was masked is taken from the same place of the object as it is now.
+
+    What the object has lost there stays masked, and must not be written.
+    """
+    if kept == MASK and now is not None:
+        return copy.deepcopy(now)
+    if isinstance(kept, t.Mapping):
+        there = now if isinstance(now, t.Mapping) else {}
+        return {key: unmasked(item, there.get(key)) for key, item in kept.items()}
+    if isinstance(kept, (list, tuple)):
+        rest = now if isinstance(now, (list, tuple)) else []
+        return [unmasked(item, rest[place] if place < len(rest) else None) for place, item in enumerate(kept)]
+    return kept
+
+
+def masked(value: t.Any) -> bool:
+    """Whether something is masked in it."""
+    if isinstance(value, t.Mapping):
+        return any(masked(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(masked(item) for item in value)
+    return isinstance(value, str) and MASK in value

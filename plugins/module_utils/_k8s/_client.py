@@ -47,6 +47,8 @@ class Cluster:
     def __init__(self, name: str, options: t.Mapping[str, t.Any], attempts: int = 8) -> None:
         self.name = name
         self._attempts = attempts
+        #: A time.monotonic() after which no call is repeated: who waits for the answer has gates and orders to hear.
+        self.until: float | None = None
         self._timeout = float(options.get("request_timeout") or 30)
         self._options = options
         self._configured: t.Any = None
@@ -340,6 +342,7 @@ class Cluster:
         return retry(
             lambda: self._once(method, path, where=where, body=body, content=content, query=query, accept=accept),
             attempts=self._attempts,
+            deadline=self.until,
         )
 
     def _once(

@@ -11,8 +11,10 @@ From a controller or an AWX job the pods of a cluster cannot be reached otherwis
 from __future__ import annotations
 
 import contextlib
+import queue
 import re
 import socket
+import threading
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
@@ -22,7 +24,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds 
 
 @contextlib.contextmanager
 def forwarded(cluster: Cluster, namespace: str, pod: str, port: int, timeout: float) -> t.Iterator[socket.socket]:
-    """A stream socket to ``127.0.0.1:port`` inside the pod, closed at the end. ``timeout`` in seconds, for each wait on it.
+    """A stream socket to ``127.0.0.1:port`` inside the pod, closed at the end. ``timeout`` in seconds: for the way there, and for
+    each wait on it.
 
     Raises MigrationError when the API server refuses (``details["status"]``: HTTP status, 0 without an answer). A port on which
     nothing listens is an end of file on the socket.
@@ -31,7 +34,11 @@ def forwarded(cluster: Cluster, namespace: str, pod: str, port: int, timeout: fl
 
     api = client.CoreV1Api(client.ApiClient(cluster.configuration))
     try:
-        tunnel = stream.portforward(api.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))
+        tunnel = _in_time(
+            lambda: stream.portforward(api.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port)), timeout
+        )
+    except TimeoutError as error:
+        raise _refused(cluster, namespace, pod, f"no answer in {timeout:g} s") from error
     except client.ApiException as error:
         raise _refused(cluster, namespace, pod, str(error.reason or error)) from error
     sock = tunnel.socket(port)
@@ -40,6 +47,37 @@ def forwarded(cluster: Cluster, namespace: str, pod: str, port: int, timeout: fl
         yield sock
     finally:
         sock.close()
+
+
+def _in_time(opened: t.Callable[[], t.Any], timeout: float) -> t.Any:
+    """What is opened, or TimeoutError. The library opens its WebSocket without any time limit, and who waits for it for ever can
+    neither be told to end nor hear a gate. One that opens later is closed."""
+    answers: queue.Queue[tuple[t.Any, Exception | None]] = queue.Queue()
+    late = threading.Event()
+
+    def work() -> None:
+        try:
+            made = opened()
+        except Exception as error:  # raised where it is waited for
+            answers.put((None, error))
+            return
+        answers.put((made, None))
+        if late.is_set():
+            made.close()
+
+    threading.Thread(target=work, name="port-forward", daemon=True).start()
+    try:
+        made, error = answers.get(timeout=timeout)
+    except queue.Empty:
+        late.set()
+        with contextlib.suppress(queue.Empty):  # it came in this very moment
+            made, _error = answers.get_nowait()
+            if made is not None:
+                made.close()
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return made
 
 
 def _refused(cluster: Cluster, namespace: str, pod: str, said: str) -> MigrationError:

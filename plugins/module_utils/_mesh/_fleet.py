@@ -24,16 +24,24 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds 
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rollouts, _sidecar_proof
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._inject import Original
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, ready, sidecar_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import PDB
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, ready, sidecar_of, was_ready
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import PDB, pod_trouble
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import startable
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import Workload, budgets_of, pods_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import (
+    Workload,
+    budgets_of,
+    pods_of,
+    present_of,
+    risk,
+)
 
 Object = dict[str, t.Any]
 QUEUED, ROLLING, DONE, FAILED = "queued", "rolling", "done", "failed"
 # Between two looks at rollouts; at pods while rollouts end; at pods while none does. Seconds.
 TICK, _PROVE, _PODS = 1.0, 2.0, 5.0
 _WORKERS = 8
+# So many proxies are asked without a look at the clock, and so many seconds long in one tick.
+_ASKED, _LISTEN = 32, 5.0
 
 
 class Clock(t.Protocol):
@@ -46,7 +54,10 @@ class Clock(t.Protocol):
 
 @dataclasses.dataclass
 class Flight:
-    """One workload on its way. :arg patch: None when it was patched by an earlier run. :arg forth: towards the target."""
+    """One workload on its way. :arg patch: None when it was patched by an earlier run. :arg forth: towards the target.
+
+    :arg risk: why it may not begin as it is now.
+    """
 
     workload: Workload
     original: Original | None
@@ -62,6 +73,7 @@ class Flight:
     proving: float | None = None
     proofs: list[Object] = dataclasses.field(default_factory=list)
     wrote: bool = False
+    risk: str = ""
 
     @property
     def eager(self) -> bool:
@@ -146,7 +158,7 @@ class Fleet:
             rolling += [one for one in eager if one.state == ROLLING]
             queue = [one for one in queue if not one.eager]
             budgets = self._budgets(queue)
-            begun = startable(queue, rolling, budgets, self._pace.concurrency)
+            begun = self._startable(queue, rolling, budgets)
             self._start(begun)
             rolling += [one for one in begun if one.state == ROLLING]
         if rolling or queue:
@@ -154,6 +166,20 @@ class Fleet:
         if rolling:
             self._look(rolling)
         self._idle(queue if queue and not rolling and not hold else [])
+
+    def _startable(self, queue: t.Sequence[Flight], rolling: t.Sequence[Flight], budgets: t.Mapping[str, int]) -> list[Flight]:
+        """What may begin, by what each of them may take away at this very moment."""
+        waiting = list(queue)
+        while begun := startable(waiting, rolling, budgets, self._pace.concurrency):
+            present = present_of(self._cluster, [one.workload.key for one in begun if one.forth])
+            for one in begun:
+                item = present.get(one.workload.key)
+                own = _rollouts.manners({**item, "kind": one.kind}) if item is not None else None
+                one.risk = risk(own, one.workload.guard) if own is not None and one.forth else ""
+            if not any(one.risk for one in begun):
+                break
+            waiting = [one for one in waiting if not (one.risk and any(one is other for other in begun))]
+        return begun
 
     def _budgets(self, queue: t.Sequence[Flight]) -> dict[str, int]:
         """Only asked for when one of them needs it."""
@@ -163,16 +189,17 @@ class Fleet:
         return budgets_of(list(self._cluster.list_all(PDB, places.pop() if len(places) == 1 else "")))
 
     def _idle(self, queue: t.Sequence[Flight]) -> None:
-        """Budgets that let nothing go although nothing of ours rolls are not waited for without bound."""
+        """What may not begin although nothing of ours rolls (a budget, too few ready pods) is not waited for without bound."""
         now = self._clock.monotonic()
         if not queue:
             self._still = None
             return
         self._still = now if self._still is None else self._still
         for one in queue:
-            one.reason = f"waits for the disruption budget {', '.join(one.pdbs)}"
+            one.reason = one.risk or f"waits for the disruption budget {', '.join(one.pdbs)}"
             if now - self._still >= self._pace.patience:
-                self._end(one, FAILED, f"{one.reason}, which let no pod go for {now - self._still:.0f} s")
+                more = "and that for" if one.risk else "which let no pod go for"
+                self._end(one, FAILED, f"{one.reason}, {more} {now - self._still:.0f} s")
 
     # -- writes --------------------------------------------------------------------------------------------------
 
@@ -203,21 +230,21 @@ class Fleet:
                     )
 
     def _write(self, one: Flight, body: Object, change: Change) -> Object:
-        """Journalled one line at a time; the patches themselves go side by side."""
-        own = one.workload
+        """Journalled one line at a time; the patches themselves go side by side. No way back waits for room on a disk."""
+        own, note = one.workload, self._journal.write if one.forth else self._journal.try_write
         facts = {"action": change.action, "target": change.target}
         with self._lock:
-            self._journal.write("begin", **facts, before=change.before, after=change.after, reason=change.reason)
+            note("begin", **facts, before=change.before, after=change.after, reason=change.reason)
         try:
             answer = self._cluster.patch(MOVABLE[own.kind], own.name, own.namespace, body)
         except MigrationError as error:
             with self._lock:
-                self._journal.write("failed", **facts, error=error.message)
+                self._journal.try_write("failed", **facts, error=error.message)
             raise
         with self._lock:
             one.wrote = True
             self.writes.append(self._clock.time())
-            self._journal.write("done", **facts)
+            note("done", **facts)
         return answer
 
     def settle(self, one: Flight) -> None:
@@ -276,7 +303,18 @@ class Fleet:
         return (not self._proxies.differs(sidecar_of(pod))) == one.forth
 
     def _finish(self, ended: t.Sequence[Flight], pods: t.Mapping[int, list[Object]], now: float) -> None:
-        """Prove what has ended; what is not proven yet is asked again at the next tick, for a while."""
+        """Prove what has ended, those first that were not asked yet. When proxies are slow to answer the rest comes with the next
+        tick: gates and orders want to be heard in between."""
+        left = sorted(ended, key=lambda one: one.proving is not None)
+        began = self._clock.monotonic()
+        while left and self._clock.monotonic() - began < _LISTEN:
+            some = [left.pop(0)]
+            while left and sum(len(pods[id(one)]) for one in (*some, left[0])) <= _ASKED:
+                some.append(left.pop(0))
+            self._finish_some(some, pods, now)
+
+    def _finish_some(self, ended: t.Sequence[Flight], pods: t.Mapping[int, list[Object]], now: float) -> None:
+        """What is not proven yet is asked again at another tick, for a while."""
         jobs = [(one, pod, number) for one in ended for number, pod in enumerate(sorted(pods[id(one)], key=_name))]
         answers = each(jobs, lambda job: self._prove(*job), _WORKERS)
         lines: dict[int, list[Object]] = {id(one): [] for one in ended}
@@ -322,18 +360,25 @@ class Fleet:
         return line
 
     def _free(self, one: Flight, present: t.Mapping[t.Any, Object], pods: t.Sequence[Object]) -> None:
-        """A StatefulSet on its way back waits for its broken pod for ever: the API's known way out is to delete that pod."""
-        if one.forth or one.kind != "StatefulSet":
+        """A StatefulSet on its way back waits for its broken pod for ever: the API's known way out is to delete that pod.
+
+        One that was ready before waits for its peers, perhaps, and comes back by itself.
+        """
+        item = present.get(one.workload.key, {})
+        status = item.get("status") or {}
+        late = int(status.get("observedGeneration", 0)) < int((item.get("metadata") or {}).get("generation", 0))
+        if one.forth or one.kind != "StatefulSet" or late:
             return
-        wanted = (present.get(one.workload.key, {}).get("status") or {}).get("updateRevision")
+        wanted = status.get("updateRevision")
         for pod in pods:
             revision = (pod["metadata"].get("labels") or {}).get("controller-revision-hash")
-            if wanted and revision != wanted and not ready(pod):
+            broken = not was_ready(pod) or (not ready(pod) and pod_trouble(pod))
+            if wanted and revision != wanted and broken:
                 name = pod["metadata"]["name"]
                 change = Change(
                     "delete", f"source/{one.namespace}/Pod/{name}", {"uid": pod["metadata"].get("uid")}, None, "never ready"
                 )
-                with self._lock, self._journal.around(change):
+                with self._lock, self._journal.around(change, must=False):
                     self._cluster.delete(POD, name, one.namespace, uid=str(pod["metadata"].get("uid") or ""))
 
     # -- ends ----------------------------------------------------------------------------------------------------
@@ -359,7 +404,8 @@ class Fleet:
         one.state, one.reason = state, reason
         one.seconds = self._clock.monotonic() - one.began if one.began else 0.0
         target, trail = _inject.target_name(one.workload), one.workload.trail
-        self._journal.write("workload", target=target, state=state, reason=reason, forth=one.forth, trail=trail)
+        note = self._journal.write if one.forth else self._journal.try_write
+        note("workload", target=target, state=state, reason=reason, forth=one.forth, trail=trail)
 
 
 def _name(pod: Object) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import POD
@@ -26,6 +26,8 @@ _SWITCH = (
     "check that the target's injection is on for this cluster and namespace (ASM: state Migrating), and the options labels and "
     "target_proxy"
 )
+# Namespaces in a message.
+_MOST = 3
 _NAME = "servicemesh-migration-rehearsal"
 
 
@@ -42,8 +44,17 @@ def pod_of(workload: Object, wish: Wish) -> Object:
 
 
 def rehearse(cluster: Cluster, members: t.Sequence[Workload], wish: Wish, proxies: Proxies) -> list[str]:
-    """One workload of each namespace. What could not be asked is returned; a wrong sidecar raises MigrationError."""
-    answers, unasked = _ask(cluster, [(one, wish) for one in members])
+    """One workload of each namespace. What could not be asked is returned; a wrong sidecar raises MigrationError, and a pod that
+    nobody could make now."""
+    answers, unasked, broken = _ask(cluster, [(one, wish) for one in members])
+    if broken:
+        raise MigrationError(
+            "A new pod could not be made now, so nothing is restarted",
+            where=cluster.name,
+            why=f"in a dry run: {few(broken, _MOST)}",
+            todo="look at the injection webhook of the target (its Service, its pods, its certificate) and at the API server; a "
+            "rollout would take old pods away and get no new ones",
+        )
     for one, made in answers:
         differs = proxies.differs(sidecar_of(made))
         if differs:
@@ -61,7 +72,7 @@ def rehearse_back(
     cluster: Cluster, edits: t.Sequence[tuple[Workload, Wish]], proxies: Proxies
 ) -> tuple[dict[str, str], list[str]]:
     """``({namespace: why its pods would not get a sidecar of the source}, what could not be asked)``."""
-    answers, unasked = _ask(cluster, edits)
+    answers, unasked, broken = _ask(cluster, edits)
     found = {}
     for one, made in answers:
         proxy = sidecar_of(made)
@@ -69,11 +80,17 @@ def rehearse_back(
             found[one.namespace] = f"a new pod of {one.place} would get no sidecar at all"
         elif not proxies.differs(proxy):
             found[one.namespace] = f"a new pod of {one.place} would get the target's sidecar all the same"
-    return found, unasked
+    return found, [*unasked, *broken]
 
 
-def _ask(cluster: Cluster, edits: t.Sequence[tuple[Workload, Wish]]) -> tuple[list[tuple[Workload, Object]], list[str]]:
-    """The pod of one workload of each namespace as it would be, and what could not be asked."""
+def _ask(
+    cluster: Cluster, edits: t.Sequence[tuple[Workload, Wish]]
+) -> tuple[list[tuple[Workload, Object]], list[str], list[str]]:
+    """The pod of one workload of each namespace as it would be, what could not be asked, and what failed on the way.
+
+    A refusal (no right, a policy for pods without a workload) tells nothing of the pods of a workload; a failure (5xx: a webhook
+    that does not answer) meets them too.
+    """
     first: dict[str, tuple[Workload, Wish]] = {}
     for one, wish in edits:
         first.setdefault(one.namespace, (one, wish))
@@ -83,12 +100,16 @@ def _ask(cluster: Cluster, edits: t.Sequence[tuple[Workload, Wish]]) -> tuple[li
         found = cluster.get(MOVABLE[one.kind], one.name, one.namespace)
         return None if found is None else cluster.create(POD, pod_of(found, wish), dry_run=True)
 
-    made, unasked = [], []
+    made: list[tuple[Workload, Object]] = []
+    unasked: list[str] = []
+    broken: list[str] = []
     for answer in each(list(first.values()), ask):
         one = answer.item[0]
         if answer.value is not None:
             made.append((one, answer.value))
             continue
         why = answer.error.why if answer.error is not None else "it is gone"
-        unasked.append(f"injection could not be rehearsed in {one.namespace} (dry run of a pod): {why}")
-    return made, unasked
+        failed = answer.error is not None and answer.error.details.get("status", 0) >= 500
+        text = f"injection could not be rehearsed in {one.namespace} (dry run of a pod): {why}"
+        (broken if failed else unasked).append(text)
+    return made, unasked, broken

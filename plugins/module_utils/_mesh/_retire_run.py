@@ -106,11 +106,12 @@ def apply_retired(session: Session, made: RetirePlan, timeout: float, drain: flo
     keep_copies(session, made)
     seen, answer = made.observed, {"drained": None, "drain_seconds": 0.0}
     pods = [pod["metadata"]["name"] for pod in seen.source.pods]
+    if any(obj["kind"] == "Deployment" for obj in made.objects):
+        answer["drained"], answer["drain_seconds"] = wait_drained(session.source, seen.source.namespace, pods, drain)
+        look_again(session, seen)
     for index, change in enumerate(made.plan.changes):
         obj = made.objects[index]
         kind, meta = KINDS[obj["kind"]], obj["metadata"]
-        if obj["kind"] == "Deployment":
-            answer["drained"], answer["drain_seconds"] = wait_drained(session.source, meta["namespace"], pods, drain)
         if obj["kind"] == "Service" and not answer["drained"]:
             wait_pods_gone(session, seen, timeout)
         with session.journal.around(change):
@@ -119,6 +120,23 @@ def apply_retired(session: Session, made: RetirePlan, timeout: float, drain: flo
     if seen.source.service is not None:
         verify_out(session, seen, timeout)
     return answer
+
+
+def look_again(session: Session, seen: Observed) -> None:
+    """While clients left, somebody may have given traffic back to the source, or the target may have fallen ill."""
+    names = {"namespace": seen.source.namespace, "source_service": seen.source.name}
+    gateway = {**names, "target_gateway": seen.target.name.removeprefix("istio-")}
+    if seen.view is not None:
+        gateway["load_balancer_id"] = seen.view.balancer.id
+    refusals = plan_retired(observe(session, gateway)).refusals
+    if refusals:
+        first = refusals[0]
+        raise MigrationError(
+            f"{first.what}: that came while its clients were waited for",
+            where=first.where,
+            why="; ".join(item.why for item in refusals),
+            todo=f"{first.todo}, then run again; this run has deleted nothing",
+        )
 
 
 def wait_pods_gone(session: Session, seen: Observed, timeout: float) -> None:

@@ -163,7 +163,7 @@ class Proxies:
             proxy = sidecar_of(pod)
             if proxy is None or not proxy.router or not live(pod) or not ready(pod):
                 continue
-            dumps = [json.loads(data) for data in ask(self._cluster, pod, self._timeout, PATHS)]
+            dumps = _read(ask(self._cluster, pod, self._timeout, PATHS))
             if not answers_for(dumps, host, protocol):
                 return f"its pod {pod['metadata']['name']} has no route for {host} (yet)"
         return ""
@@ -175,10 +175,7 @@ class Proxies:
 
         def one(pod: Object) -> list[float]:
             answers = ask(self._cluster, pod, self._timeout, PATHS)
-            try:
-                return shares_in([json.loads(data) for data in answers], meta.get("namespace", ""), meta["name"], pairs)
-            except ValueError as error:
-                raise MigrationError("A proxy's configuration cannot be read", why=str(error), transient=True) from error
+            return shares_in(_read(answers), meta.get("namespace", ""), meta["name"], pairs)
 
         for answer in each(pods, one):
             place = f"{answer.item['metadata']['namespace']}/{answer.item['metadata']['name']}"
@@ -196,6 +193,13 @@ class Proxies:
             if why:
                 made.waiting.append(f"{place}: {why}")
         return made
+
+
+def _read(answers: t.Iterable[bytes]) -> list[t.Any]:
+    try:
+        return [json.loads(data) for data in answers]
+    except ValueError as error:
+        raise MigrationError("A proxy's configuration cannot be read", why=str(error), transient=True) from error
 
 
 def not_taken(mesh: str, place: str, taken: Taken) -> MigrationError:

@@ -18,6 +18,7 @@ import json
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import masked, unmasked
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import fqdn
 
 Object = dict[str, t.Any]
@@ -322,17 +323,28 @@ def with_routes(obj: Object, fresh: t.Mapping[tuple[str, int], Object]) -> Objec
 
 
 def restored(obj: Object, original: t.Mapping[str, t.Any]) -> Object:
-    """A copy with the destinations of the original; what somebody else changed beside them stays. Raises MigrationError."""
+    """A copy with the destinations of the original; what somebody else changed beside them stays. Raises MigrationError.
+
+    What the journal may not hold (the value of a header named token) was never written to, and is taken from what is there.
+    """
     fresh: dict[tuple[str, int], Object] = {}
     there = {(protocol, index): entry for protocol, index, entry in entries(obj.get("spec") or {})}
     for protocol, index, entry in entries(original.get("spec") or {}):
         now = there.get((protocol, index))
+        entry = unmasked(entry, now)
         if now is None or any(now.get(field) != entry.get(field) for field in ("name", "match")):
             raise MigrationError(
                 "The routes of a VirtualService are not the same any more",
                 where=f"{obj['metadata'].get('namespace')}/VirtualService/{obj['metadata']['name']}",
                 why=f"{protocol}[{index}] has another name or match than when the migration began",
                 todo="put its routes in their old order, or its weights back by hand (the journal has them), and run again",
+            )
+        if masked(entry["route"]):
+            raise MigrationError(
+                "The destinations of a VirtualService cannot be put back as they were",
+                where=f"{obj['metadata'].get('namespace')}/VirtualService/{obj['metadata']['name']}",
+                why=f"{protocol}[{index}] had a value that the journal may not hold, and somebody took it away since",
+                todo="put the weights back by hand (the journal has them), and the header that was there",
             )
         fresh[protocol, index] = {**now, "route": copy.deepcopy(entry["route"])}
     return with_routes(obj, fresh)

@@ -12,6 +12,7 @@ environment; then the address of its control plane, and its image. A native side
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import typing as t
 
@@ -22,6 +23,8 @@ PROXY = "istio-proxy"
 #: With it a proxy of Istio asks its control plane for the roots to trust, and so learns of a second one.
 XDS_AGENT = "PROXY_CONFIG_XDS_AGENT"
 _OVER = ("Succeeded", "Failed")
+# A kubelet says "not ready" for the first time when it takes a pod up, to the second.
+_BEGINS = datetime.timedelta(seconds=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +103,22 @@ def live(pod: Object) -> bool:
 def ready(pod: Object) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
+
+
+def was_ready(pod: Object) -> bool:
+    """Whether a pod is ready, or was: what never was is not ready since it began."""
+    status = pod.get("status") or {}
+    for item in status.get("conditions") or []:
+        if item.get("type") == "Ready" and item.get("status") != "True":
+            try:
+                began, since = (
+                    datetime.datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+                    for text in (status["startTime"], item["lastTransitionTime"])
+                )
+            except (KeyError, ValueError):
+                return False
+            return since - began > _BEGINS
+    return ready(pod)
 
 
 def sidecar_of(pod: Object) -> Sidecar | None:

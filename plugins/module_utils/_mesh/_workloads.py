@@ -32,6 +32,8 @@ CONTROLLER = kind_of("v1", "ReplicationController")
 JOB = kind_of("batch/v1", "Job")
 CRON_JOB = kind_of("batch/v1", "CronJob")
 _READ: tuple[Kind, ...] = (NAMESPACE, POD, *MOVABLE.values(), CONTROLLER, JOB, CRON_JOB, PDB, SERVICE)
+# So many workloads are asked for one by one, more by a list of their kind.
+_FEW = 10
 _NEVER = ("kube-system", "kube-public", "kube-node-lease")
 #: What a run does with workloads; its originals in the journal are apart from those of the other.
 MOVE, RESTART = "inject", "restart"
@@ -356,6 +358,54 @@ class _Survey:
     def _unsettled(self, item: Object) -> str:
         rollout = _rollouts.judge(item)
         return "" if rollout.done else f"it is not at rest: {rollout.hopeless or rollout.missing}"
+
+
+def afresh(cluster: Cluster, members: t.Sequence[Workload]) -> list[Workload]:
+    """The same as they are now: between two waves an autoscaler, and whoever edits templates, have time for a lot.
+
+    What is gone or was made anew stays as it was, and its patch is refused.
+    """
+    present, budgets = present_of(cluster, [one.key for one in members]), _budgets(cluster, members)
+    return [_as_now(one, present.get(one.key), budgets) for one in members]
+
+
+def present_of(cluster: Cluster, keys: t.Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], Object]:
+    """These workloads as they are now: each by itself when they are few, else one paged list a kind."""
+    if len(keys) <= _FEW:
+        answers = values(each(keys, lambda key: cluster.get(MOVABLE[key[0]], key[2], key[1])))
+        return {key: item for key, item in zip(keys, answers) if item is not None}  # noqa: B905
+    place = keys[0][1] if len({key[1] for key in keys}) == 1 else ""
+    kinds = [MOVABLE[kind] for kind in sorted({key[0] for key in keys})]
+    lists = values(each(kinds, lambda kind: list(cluster.list_all(kind, place))))
+    return {(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]): item for some in lists for item in some}
+
+
+def _budgets(cluster: Cluster, members: t.Sequence[Workload]) -> list[tuple[Object, Selector | None]]:
+    places = {one.namespace for one in members}
+    found = cluster.list_all(PDB, places.pop() if len(places) == 1 else "") if places else ()
+    return [(item, selector_of((item.get("spec") or {}).get("selector"))) for item in found]
+
+
+def _as_now(one: Workload, item: Object | None, budgets: t.Sequence[tuple[Object, Selector | None]]) -> Workload:
+    if item is None or str(item["metadata"].get("uid", "")) != one.uid:
+        return one
+    own = _rollouts.manners({**item, "kind": one.kind})
+    meta = item["spec"]["template"].get("metadata") or {}
+    labels, notes = dict(meta.get("labels") or {}), dict(meta.get("annotations") or {})
+    mine = [pdb for pdb, chosen in budgets if _in(pdb, one.namespace) and selects(chosen, labels)]
+    cost, guard, _trouble = safely(own, [_allowed(pdb) for pdb in mine])
+    names = tuple(sorted(f"{one.namespace}/{pdb['metadata']['name']}" for pdb in mine))
+    return dataclasses.replace(
+        one, manners=own, cost=cost, guard=guard, pdbs=names, template_labels=labels, template_annotations=notes
+    )
+
+
+def risk(own: Manners, guard: int | None) -> str:
+    """Why a rollout must not begin now, whatever was seen earlier: the last ready pod stays. Pure."""
+    cost = own.unavailable if guard is None else guard
+    if own.replicas == 0 or cost == 0 or min(own.replicas, own.ready) - cost >= 1:
+        return ""
+    return f"its last ready pod would go ({own.ready} of {own.replicas} ready, up to {cost} away at once)"
 
 
 def safely(own: Manners, allowed: t.Sequence[int]) -> tuple[int, int | None, str]:

@@ -18,6 +18,7 @@ import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import make_private
 
 T = t.TypeVar("T")
 A_co = t.TypeVar("A_co", covariant=True)
@@ -150,13 +151,17 @@ def _started(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def only_one(path: pathlib.Path, *, wait: float, sleep: t.Callable[[float], None] = time.sleep) -> t.Iterator[None]:
+def only_one(
+    path: pathlib.Path, *, wait: float, among: bool = False, sleep: t.Callable[[float], None] = time.sleep
+) -> t.Iterator[None]:
     """Hold the lock file for the block. Another holder is waited for ``wait`` seconds: it may be ending just now.
 
     The kernel gives the lock back when the process ends, however it ends.
+
+    :arg among: others that say this too may hold it at the same time.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise MigrationError(
@@ -166,7 +171,7 @@ def only_one(path: pathlib.Path, *, wait: float, sleep: t.Callable[[float], None
         until = time.monotonic() + wait
         while True:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, (fcntl.LOCK_SH if among else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= until:
@@ -177,10 +182,19 @@ def only_one(path: pathlib.Path, *, wait: float, sleep: t.Callable[[float], None
                         todo="let it end, or end it: write abort (or rollback) into the file control beside the lock",
                     ) from error
                 sleep(0.2)
+            except OSError as error:  # a network file system without locks
+                raise MigrationError(
+                    "The state folder cannot be locked, so two runs could move the same traffic",
+                    where=str(path),
+                    why=str(error),
+                    todo="set a state_dir on a file system that has locks",
+                ) from error
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": now}).encode(), 0)
+        with contextlib.suppress(OSError):  # it only tells others whose lock this is, and a disk may be full
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": now}).encode(), 0)
         yield
-        os.ftruncate(fd, 0)
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
     finally:
         os.close(fd)

@@ -32,6 +32,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workl
     Survey,
     Wish,
     Workload,
+    afresh,
     read,
     survey,
 )
@@ -162,6 +163,11 @@ class Convoy:
         """What happened to each workload in the end."""
         return [f"{place} {what}" for place, what in self._done.items()]
 
+    @property
+    def touched(self) -> set[str]:
+        """Places of the workloads that were written to."""
+        return {*self._done, *(one.workload.place for _wave, one in self.flights() if one.wrote)}
+
     def drifted(self, share: float) -> bool:
         """Workloads need no new plan when pods come and go."""
         return False
@@ -206,27 +212,34 @@ class Convoy:
         raise MigrationError(f"Wave {wave.name} is not through yet", why=why, transient=True, done=self.done)
 
     def _prepare(self, waves: t.Sequence[Wave[Workload]]) -> list[Flight]:
-        """Flights for all that is left in these waves; what has to be remembered is on the disk before the first patch."""
+        """Flights for all that is left in these waves, as it is now; what has to be remembered is on the disk before the first
+        patch."""
         known = originals_of(self._journal, self._scope.trail)
         handled = {one.workload.key for some in self._flights.values() for one in some}
         fresh: dict[str, Object] = {}
         found: list[Flight] = []
-        for wave in waves:
-            for one in wave.members:
-                key = _inject.journal_key(one)
-                if one.key in handled or not open_(one, known):
-                    continue
-                if one.state != SOURCE:
-                    found.append(Flight(one, known.get(key), None, True))
-                    continue
-                original = known.get(key) or _inject.original_of(one, self._scope.wish, wave.name)
-                if key not in known:
-                    fresh[key] = original.as_value()
-                elif original.after("labels") != _inject.original_of(one, self._scope.wish, wave.name).after("labels"):
-                    raise _other_wish(one)
-                before, after = _inject.shown(one, original)
-                change = Change("relabel", _inject.target_name(one), before, after, f"wave {wave.name}")
-                found.append(Flight(one, original, _inject.forward(one, original), True, change))
+        left = [(wave, one) for wave in waves for one in wave.members if one.key not in handled and open_(one, known)]
+        still = [one for _wave, one in left if one.state == SOURCE]
+        now = {one.key: one for one in afresh(self._cluster, still)}
+        for wave, seen in left:
+            one = now.get(seen.key, seen)
+            key = _inject.journal_key(one)
+            if one.state != SOURCE:
+                found.append(Flight(one, known.get(key), None, True))
+                continue
+            asked = _inject.original_of(one, self._scope.wish, wave.name)
+            original = known.get(key, asked)
+            if key not in known:
+                fresh[key] = original.as_value()
+            elif original.after("labels") != asked.after("labels"):
+                raise _other_wish(one)
+            elif one.guard is not None and original.guard is None:
+                # Remembered by a run that was killed before its patch, when the workload needed no guard.
+                original = dataclasses.replace(original, guard=asked.guard, unavailable=asked.unavailable)
+                fresh[key + _BACK] = original.as_value()
+            before, after = _inject.shown(one, original)
+            change = Change("relabel", _inject.target_name(one), before, after, f"wave {wave.name}")
+            found.append(Flight(one, original, _inject.forward(one, original), True, change))
         self._rehearse([one.workload for one in found if one.patch is not None])
         self._journal.keep_originals(fresh)
         return found
@@ -278,9 +291,11 @@ class Convoy:
         chosen: t.Callable[[Workload], bool],
         stop: t.Callable[[], str] = lambda: "",
         opt_out: t.Mapping[str, str] | None = None,
+        paused: t.Callable[[], bool] = lambda: False,
     ) -> list[Flight]:
         """Undo from the state of now what this migration did to the chosen workloads; raises when not all of it could be.
 
+        :arg paused: only for a way back that somebody asked for. What a gate or a failure takes back waits for no one.
         :arg opt_out: labels for workloads whose pods the target would take without its label, too. They keep them, and stay in
             the journal, until an undo after the cluster has left the target.
         """
@@ -293,13 +308,13 @@ class Convoy:
             stopped = stopped or stop()
             if stopped and not any(one.state == ROLLING for one in flights):
                 break
-            self._fleet.tick(flights, hold=bool(stopped) or self._paused())
+            self._fleet.tick(flights, hold=bool(stopped) or paused())
             self._say(f"back: {sum(1 for one in flights if one.state == DONE)} of {len(flights)}")
         ended = [one for one in flights if one.state == DONE]
         self.kept_out = sorted(one.workload.place for one in ended if one.original is not None and one.original.out)
         keys = [_inject.journal_key(one.workload) for one in ended if one.workload.place not in self.kept_out]
         keys += [key for key in over if any(key == _inject.journal_key(one) and chosen(one) for one in seen.workloads)]
-        self._journal.forget_keys([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
+        self._journal.try_forget([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
         self._done.update({one.workload.place: "is back" for one in ended})
         self._check(flights, [(one, why) for one, why in refused if chosen(one)], stopped)
         return flights

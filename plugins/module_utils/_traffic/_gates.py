@@ -77,7 +77,7 @@ class Panel:
         return len(self._gates)
 
     def start(self, idle: bool = False) -> None:
-        """``idle``: the target has no traffic yet, and no figures of it."""
+        """``idle``: the target has no traffic (yet, or any more), and no figures of it."""
         self._broken, self._idle = {}, idle
         for number, gate in enumerate(self._gates):
             try:
@@ -104,7 +104,7 @@ class Panel:
 
     def _ask(self, number: int, gate: Gate) -> Verdict:
         if self._idle and getattr(gate, "only_with_traffic", False):
-            return Verdict(PASS, "not asked before the target has traffic")
+            return Verdict(PASS, "not asked while the target has no traffic")
         if number in self._broken:
             return Verdict(INCONCLUSIVE, self._broken[number])
         try:

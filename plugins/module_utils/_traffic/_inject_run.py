@@ -371,6 +371,7 @@ def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     if check_mode:
         return one_way(wanted, world, True)
     with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
+        world.journal.reload()  # what the run that was waited for has done since
         return one_way(wanted, world, False)
 
 
@@ -386,9 +387,8 @@ def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
         can_ask(world.cluster, present, wanted.pace)
     report, convoy = apply(wanted, world, present, todo)
     after, done = present, Plan()
-    if convoy.done or any(one.wrote for _wave, one in convoy.flights()):
-        after = observe(world.cluster, wanted, world.journal)
-        done = verify(present, after, report.reason)
+    if convoy.touched:
+        after, done = ended(wanted, world, present, report.reason, report.warnings, planned, convoy)
     fields = {key: value for key, value in dataclasses.asdict(report).items() if key not in ("warnings", "done", "steps")}
     proofs = {one.workload.key: one.as_dict() for _wave, one in convoy.flights()}
     result = {**result_of(after, world.journal), **fields, "share": after.share, "waves": done_waves(present, report)}
@@ -398,7 +398,21 @@ def _move(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
             row.update(result=told["state"], reason=told["reason"], seconds=told["seconds"], proofs=told["pods"])
     where = ", ".join(wanted.scope.namespaces) or "all namespaces"
     problem = problem_of(report, present.waves, f"source, {where}")
-    return Outcome(done, result, [*warnings, *report.warnings], problem)
+    return Outcome(done, result, [*warnings, *report.warnings, *_lost(world.journal)], problem)
+
+
+def ended(
+    wanted: Wanted, world: World, before: Present, reason: str, warnings: list[str], planned: Plan, convoy: Convoy
+) -> tuple[Present, Plan]:
+    """How it is now, and what is different. A cluster that does not answer any more hides nothing of what was written."""
+    try:
+        after = observe(world.cluster, wanted, world.journal)
+    except MigrationError as error:
+        warnings.append(f"how it ended could not be read: {error.message}")
+        touched = {f"source/{place}" for place in convoy.touched}
+        notes = ["the changes are those that were written, and the workloads are shown as before: how it ended could not be read"]
+        return before, Plan([change for change in planned.changes if change.target in touched], notes)
+    return after, verify(before, after, reason)
 
 
 def _restart(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
@@ -432,7 +446,7 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     progress = Progress(world.journal.directory, world.journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, world.journal, world.clock)
     say = Speaker(progress, world.clock)
-    convoy = Convoy(world.cluster, fleet, world.journal, wanted.scope, present.waves, first=0.0, paused=orders.paused, say=say)
+    convoy = Convoy(world.cluster, fleet, world.journal, wanted.scope, present.waves, first=0.0, say=say)
     keys = {item.workload.key for item in back} | {
         one.key for one in whole.workloads if one.key in chosen and _inject.journal_key(one) in _over
     }
@@ -440,14 +454,16 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     try:
         with interruptible() as flag:
             interrupted = Interrupted(flag, os.environ.get(CONTROLLER_ENV))
-            convoy.bring_back(lambda one: one.key in keys, lambda: interrupted() or orders.stopped(), wanted.opt_out)
+            convoy.bring_back(
+                lambda one: one.key in keys, lambda: interrupted() or orders.stopped(), wanted.opt_out, orders.paused
+            )
     except MigrationError as error:
         problem = error
     finally:
         orders.control.stop()
         progress.event("end", text="restored" if problem is None else problem.what)
         progress.close()
-    after = observe(world.cluster, wanted, world.journal)
+    after, done = ended(wanted, world, present, "back in the source mesh", warnings, planned, convoy)
     if convoy.kept_out:
         labels = ", ".join(f"{key}: {value}" for key, value in sorted(wanted.opt_out.items()))
         warnings.append(
@@ -455,4 +471,8 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
             "cluster has left the target, run again with state: restored, and they are as before"
         )
     result = {**result_of(after, world.journal), "kept_out": convoy.kept_out}
-    return Outcome(verify(present, after, "back in the source mesh"), result, [*warnings, *convoy.unasked], problem)
+    return Outcome(done, result, [*warnings, *convoy.unasked, *_lost(world.journal)], problem)
+
+
+def _lost(journal: Journal) -> list[str]:
+    return [journal.problem] if journal.problem else []

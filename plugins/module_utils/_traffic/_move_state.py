@@ -150,6 +150,16 @@ def order(state: GatewayState, plan: SharePlan) -> list[tuple[str, int]]:
     return [(side, weight) for _less, side, weight in sorted(found)]
 
 
+def yields(state: GatewayState, plan: SharePlan, side: str, weight: int) -> bool:
+    """Whether a side gives up something with this weight that the other one has to carry.
+
+    Not when the other is to have nothing: then a node came, and the same weight has a lower sum.
+    """
+    other, carried = ("target", plan.target_capacity) if side == "source" else ("source", plan.source_capacity)
+    lowers = any(state.sum(side, port) > sum(state.view.expected(side, port, weight).values()) for port in state.view.ports)
+    return lowers and carried > 0 and state.view.service(other) is not None
+
+
 def refusals(state: GatewayState, share: t.Any) -> list[str]:
     """Everything that forbids to write a weight now; empty when nothing does."""
     asked, view, found = parse_share(share), state.view, []
@@ -173,8 +183,13 @@ def refusals(state: GatewayState, share: t.Any) -> list[str]:
         )
     for side, serves in (("source", asked < 100), ("target", asked > 0)):
         if serves and view.service(side) is not None:
-            found.extend(_backend_problems(state, side))
+            found.extend(not_ready(state, side))
     return found
+
+
+def only_past_the_ccm(state: GatewayState, share: t.Any, reasons: t.Sequence[str]) -> bool:
+    """All traffic is wanted back, and nothing but bad nodes forbids to write annotations."""
+    return parse_share(share) == 0 and bool(reasons) and len(reasons) == len(state.view.bad_nodes())
 
 
 def _annotation_problems(view: PairView, side: str, service: Object) -> list[str]:
@@ -221,7 +236,7 @@ def _listener_problems(state: GatewayState) -> list[str]:
     return found
 
 
-def _backend_problems(state: GatewayState, side: str) -> list[str]:
+def not_ready(state: GatewayState, side: str) -> list[str]:
     """Why this side cannot serve. Backends that are missing in a group are no reason: writing the weight brings them."""
     view = state.view
     for port in view.ports:

@@ -7,7 +7,7 @@
 
 Rules: the side that gets more is written first; the other one only after the load balancer shows that the first can carry it
 (weights over 0 and healthy backends in every vServer group). An event of the cloud-controller-manager is no proof: what counts
-is what the load balancer has. When it loses backends during a move, they are put back at once, past the CCM.
+is what the load balancer has. Backends that it loses meanwhile are put back at once, past the CCM. No way back needs a journal.
 """
 
 from __future__ import annotations
@@ -32,15 +32,19 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair 
     now_text,
     observe_pair,
     read_services,
+    repeated_until,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import (
     SIDES,
     GatewayState,
+    not_ready,
+    only_past_the_ccm,
     order,
     refusals,
     refuse,
     unhealthy,
     worst,
+    yields,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import SharePlan, parse_share, plan_share
 
@@ -133,7 +137,7 @@ class Mover:
                 found.notes.append(f"{state.pair}: there is no target gateway, all traffic is at the source")
                 continue
             reasons = refusals(state, share)
-            if _only_past_the_ccm(state, share, reasons):
+            if only_past_the_ccm(state, share, reasons):
                 found.add("set_backends", state.view.where, {"share": state.share}, {"share": 0.0}, "; ".join(reasons))
                 continue
             if reasons:
@@ -168,7 +172,8 @@ class Mover:
 
         Raises the first gateway's MigrationError after all have ended; ``done`` says what was written, for all of them.
         """
-        answers = self.move_each(share, timeout=timeout, reason=reason)
+        with repeated_until(time.monotonic() + timeout, self._source, self._target, self._clb):
+            answers = self.move_each(share, timeout=timeout, reason=reason)
         moved = [answer.value for answer in answers if answer.value is not None]
         for answer in answers:
             if answer.error is not None:
@@ -213,11 +218,6 @@ def _nothing_to_do(state: GatewayState, share: t.Any) -> bool:
     return parse_share(share) == 0 and state.target_absent and all(state.sum("source", port) > 0 for port in state.view.ports)
 
 
-def _only_past_the_ccm(state: GatewayState, share: t.Any, reasons: t.Sequence[str]) -> bool:
-    """All traffic is wanted back, and nothing but bad nodes forbids to write annotations."""
-    return parse_share(share) == 0 and bool(reasons) and len(reasons) == len(state.view.bad_nodes())
-
-
 class _One:
     """One move of one gateway."""
 
@@ -244,7 +244,7 @@ class _One:
             if _nothing_to_do(state, self._share):
                 return self._moved(state, None)
             reasons = refusals(state, self._share)
-            if _only_past_the_ccm(state, self._share, reasons):
+            if only_past_the_ccm(state, self._share, reasons):
                 raise self._back_without_annotations(state, state.view.bad_nodes())
             if reasons:
                 raise refuse(state, reasons, self._share)
@@ -285,15 +285,13 @@ class _One:
     def _step(self, state: GatewayState, plan: SharePlan, side: str, weight: int) -> GatewayState:
         """One write and its proof. Returns the state that the load balancer shows after it."""
         mover, pair = self._mover, self._pair
-        other = "target" if side == "source" else "source"
         bad = state.view.bad_nodes()
         if bad:
             raise bad_node(pair, state.view, bad)
-        lowers = any(state.sum(side, port) > sum(state.view.expected(side, port, weight).values()) for port in state.view.ports)
-        if lowers and state.view.service(other) is not None:
-            self._other_carries(state, other)
+        if yields(state, plan, side, weight):
+            self._other_carries(state, "target" if side == "source" else "source")
         change = mover._change(state, side, weight, plan, self._reason)
-        with mover._journal.around(change):
+        with mover._journal.around(change, must=not self._back):
             mover._write(pair, side, weight, touch=state.asks(side) == weight)
             self._wrote(f"weight {weight} at {change.target}")
             return self._wait(state, side, weight)
@@ -310,8 +308,8 @@ class _One:
             answer.item.port: [(item.server_id, item.server_ip, item.port, item.status) for item in answer.value or ()]
             for answer in answers
         }
-        reasons = unhealthy(view, other, states)
-        if reasons:
+        reasons = [*not_ready(state, other), *unhealthy(view, other, states)]
+        if reasons:  # where the health check is off, or late, there are only the pods of this very moment to go by
             raise refuse(state, reasons, self._share)
 
     def _wait(self, state: GatewayState, side: str, weight: int) -> GatewayState:
@@ -391,7 +389,7 @@ class _One:
             before, backends = stale[group_id]
             after = {backend_key(item): item.weight for item in backends}
             change = Change("set_backends", f"{view.where}/group/{group_id}", before, after, "the CCM is late")
-            with self._mover._journal.around(change):
+            with self._mover._journal.around(change, must=False):
                 self._mover._clb.set_backends(view.balancer.id, group_id, backends)
             self._wrote(f"weights {after} in {group_id}, past the cloud-controller-manager")
 
@@ -438,7 +436,7 @@ class _One:
                 if group_id in open_:
                     continue
                 try:
-                    with mover._journal.around(change):
+                    with mover._journal.around(change, must=False):
                         mover._clb.add_backends(view.balancer.id, group_id, backends)
                 except MigrationError as error:
                     open_[group_id] = f"backends of {name} in {group_id}: {error.why}"

@@ -168,7 +168,8 @@ def read_rule(name: str, params: t.Mapping[str, t.Any]) -> _Rule:
         raise no(f"it has {len(kinds)} rules", "give exactly one of success and value")
     rule = params[kinds[0]]
     if not str(params["url"]).startswith(("http://", "https://")):
-        raise no(f"url {params['url']!r} has no scheme http or https", "give a URL like https://prometheus.example.com")
+        # It is not repeated: some addresses hold a token in their path, or a password.
+        raise no("its url has no scheme http or https", "give a URL like https://prometheus.example.com")
     if not 0 < params["min_window"] <= params["window"]:
         raise no(f"min_window is {params['min_window']}", f"give a number from 1 to window ({params['window']})")
     if not (params["interval"] >= 0.5 and params["timeout"] > 0):
@@ -215,7 +216,8 @@ class Prometheus:
 
     def start(self) -> None:
         with self._lock:
-            self._since, self._seen = time.time(), None
+            # Not the time of day: a clock that is set in the night makes no figures young, and no window longer than the hold.
+            self._since, self._seen = time.monotonic(), None
         if self._thread is None:
             self._ended = threading.Event()
             self._thread = threading.Thread(target=self._work, args=(self._ended,), name=f"gate {self.name}", daemon=True)
@@ -227,7 +229,7 @@ class Prometheus:
         if seen is None:
             return Verdict(INCONCLUSIVE, f"no figures yet, the first come after {self._params['min_window']} s")
         at, values, problem = seen
-        age = time.time() - at
+        age = time.monotonic() - at
         if values is None:
             return self._said(Verdict(INCONCLUSIVE, problem))
         if age > 3 * self._params["interval"] + self._params["timeout"]:
@@ -249,20 +251,20 @@ class Prometheus:
         while not ended.is_set():
             with self._lock:
                 since = self._since
-            window = int(min(self._params["window"], time.time() - since))
+            window = int(min(self._params["window"], time.monotonic() - since))
             if window >= self._params["min_window"]:
                 values, problem = self._ask_all(window)
                 with self._lock:
                     # What was asked before a fresh observation began does not count in it.
                     if since == self._since:
-                        self._seen = (time.time(), values, problem)
+                        self._seen = (time.monotonic(), values, problem)
             ended.wait(self._params["interval"] if window >= self._params["min_window"] else 0.2)
 
     def _ask_all(self, window: int) -> tuple[dict[str, float] | None, str]:
         """All queries, at the same moment of Prometheus' time."""
         found: dict[str, float] = {}
         missing: dict[str, Nothing] = {}
-        at = time.time()
+        at, now = time.time(), time.monotonic()
         for key, query in self._rule.queries.items():
             try:
                 found[key] = self._ask(query.replace("$window", f"{window}s"), at)
@@ -277,9 +279,9 @@ class Prometheus:
                 del missing[good]
         other = self._rule.compared(found)
         if other:
-            self._other = (at, other)
+            self._other = (now, other)
         elif self._other is not None:
-            found.update(self._other[1], **{AGE: at - self._other[0]})
+            found.update(self._other[1], **{AGE: now - self._other[0]})
             missing = {key: why for key, why in missing.items() if key not in found}
         elif isinstance(missing.get("baseline"), Idle) and bounded(self._rule.options):
             del missing["baseline"]

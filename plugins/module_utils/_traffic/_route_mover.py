@@ -241,7 +241,7 @@ class RouteMover:
                 if state.settled(share):
                     break
                 try:
-                    self._write(state, state.moved(share), self._journal.migration, reason)
+                    self._write(state, state.moved(share), self._journal.migration, reason, must=share > 0)
                     writes.append(time.time())
                 except MigrationError as error:
                     if error.details.get("status") != 409:
@@ -269,8 +269,8 @@ class RouteMover:
                 return True
             raise
 
-    def _write(self, state: RouteState, made: Object, owner: str, reason: str) -> None:
-        """One write. ``owner``: empty when the original comes back, and the annotation goes."""
+    def _write(self, state: RouteState, made: Object, owner: str, reason: str, *, must: bool) -> None:
+        """One write. ``owner``: empty when the original comes back, and the annotation goes. ``must``: only with the journal."""
         self._journal.keep_original(state.key, {"digest": _routes.digest(state.found), "object": _stored(state.found)})
         mark = f"{owner} {_routes.digest(made)}" if owner else None
         body = _routes.patch_of(state.found, made, mark)
@@ -279,8 +279,10 @@ class RouteMover:
             # What mesh_config or objects wrote, and nobody changed: our weights do not make it somebody else's.
             body["metadata"]["annotations"][CONTENT] = content_digest(made)
         before, after = _routes.shown(state.found), _routes.shown(made)
-        self._journal.write("route", place=state.place, mesh=state.mesh, digest=_routes.digest(made))
-        with self._journal.around(Change("set_route_weights", state.where, before, after, reason)):
+        # The way back waits for no room on a disk: the annotation knows these weights too.
+        note = self._journal.write if must else self._journal.try_write
+        note("route", place=state.place, mesh=state.mesh, digest=_routes.digest(made))
+        with self._journal.around(Change("set_route_weights", state.where, before, after, reason), must=must):
             self._clusters[state.mesh].patch(self.kind(state.mesh), state.name, state.namespace, body)
         self.written.append(f"weights of {state.where}: {after}")
 
@@ -300,7 +302,7 @@ class RouteMover:
                 place, what = getattr(route.ask, side), f"{route} on {state.mesh}"
                 self.carries(state.mesh, state.namespace, place, what)
                 if getattr(now, side) == 0:
-                    self._answers(state, route, place, what)
+                    self._answers(state, route, place, what, must=share > 0)
 
     def carries(self, mesh: str, namespace: str, place: Destination, what: str) -> None:
         host, why = fqdn(place.host, namespace), ""
@@ -317,15 +319,23 @@ class RouteMover:
         if why:
             raise _unable(place, what, f"{mesh}/{namespace}", why)
 
-    def _answers(self, state: RouteState, route: Route, place: Destination, what: str) -> None:
-        """A gateway that gets its first traffic of a route has its own route for it: a ready pod may not have it yet."""
+    def _answers(self, state: RouteState, route: Route, place: Destination, what: str, *, must: bool) -> None:
+        """A gateway that gets its first traffic of a route has its own route for it: a ready pod may not have it yet.
+
+        :arg must: False on the way back, where a gateway that cannot be asked is better than one that was found to be bad.
+        """
         service = _SERVICE_HOST.match(fqdn(place.host, state.namespace))
         if self._proxies is None or not service or route.protocol == "tcp":
             return
         labels = ((self.cluster.get(SERVICE, service[1], service[2]) or {}).get("spec") or {}).get("selector") or {}
         written = (route.entry.get("rewrite") or {}).get("authority")
         for host in [written] if written else state.found["spec"].get("hosts") or []:
-            why = self._proxies.unaware(service[2], labels, str(host), route.protocol) if labels else ""
+            try:
+                why = self._proxies.unaware(service[2], labels, str(host), route.protocol) if labels else ""
+            except MigrationError:
+                if must:
+                    raise
+                return
             if why:
                 raise _unable(place, what, state.where, why)
 
@@ -391,7 +401,7 @@ class RouteMover:
         for _try in range(_TRIES):
             made = _routes.restored(state.found, original)
             try:
-                self._write(state, made, "", reason)
+                self._write(state, made, "", reason, must=False)
                 return
             except MigrationError as error:
                 if error.details.get("status") != 409:

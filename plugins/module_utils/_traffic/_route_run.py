@@ -39,6 +39,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._sh
     holds_of,
     problem_of,
     read_stairs,
+    say_where,
     stairs_spec,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
@@ -165,6 +166,15 @@ def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     if check_mode:
         return way(wanted, world, True)
     with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
+        world.journal.reload()  # what the run that was waited for has done since
+        strange = _meshes(wanted, world.journal) - set(world.clusters)
+        if strange:
+            raise MigrationError(
+                "Another run has just written to a mesh that is not connected here",
+                where=", ".join(sorted(strange)),
+                why="it ended while this one waited for it",
+                todo="run this again",
+            )
         return way(wanted, world, False)
 
 
@@ -292,6 +302,7 @@ def verify(mover: RouteMover, before: t.Sequence[RouteState], found: Plan, repor
         report.warnings.append(f"how it ended could not be read: {error.message}")
         found.notes.append("the changes are not listed, because how it ended could not be read")
         return states
+    say_where(report, Present(states, {}))
     old = {state.where: _routes.shown(state.found) for state in before}
     for state in states:
         first, second = old.get(state.where), _routes.shown(state.found)

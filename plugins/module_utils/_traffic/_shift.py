@@ -51,6 +51,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._st
     CUT,
     ENDED,
     PASSED,
+    SAME,
     Step,
     Todo,
     read_steps,
@@ -360,7 +361,29 @@ def verify(mover: Mover, before: Present, report: Report) -> tuple[Plan, list[di
         for name, weight, now in sides:
             if weight != now:
                 found.add("set_weight", name, {"weight": weight}, {"weight": now}, report.reason)
+    say_where(report, Present(after, {}))
     return found, [state.as_dict() for state in after]
+
+
+class Seen(t.Protocol):
+    """Where the traffic is, see Present."""
+
+    @property
+    def low(self) -> float: ...
+
+    def compare(self, share: float) -> tuple[float, float]: ...
+
+
+def say_where(report: Report, now: Seen) -> None:
+    """A move that was ended half way left neither the share of before nor that of its step: what is seen counts."""
+    if report.verdict == PASS or report.share is None:
+        return
+    try:
+        off = max(map(abs, now.compare(report.share)))
+    except MigrationError:  # nothing can be planned for the backends of now
+        off = 0.0
+    if off > SAME:
+        report.share = round(now.low, 3)
 
 
 _TODO = {

@@ -291,7 +291,7 @@ class Staircase:
     def _hold(self, share: float, hold: float, max_hold: float) -> None:
         """Judge all the time. Leaves when it passed; raises _Stop for everything else."""
         rules, clock = self._rules, self._clock
-        self._gates.start()
+        self._gates.start(idle=share <= 0)
         began, paused = clock.monotonic(), self._paused
         since = clock.time()
         self._looked = None

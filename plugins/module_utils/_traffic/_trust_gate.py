@@ -93,6 +93,8 @@ class TrustGate:
             found = Verdict(INCONCLUSIVE, problem or "the proxies are being read")
         else:
             found = judge(cells)
+            if problem and found.state == PASS:
+                found = Verdict(INCONCLUSIVE, f"the proxies cannot be read any more: {problem}", found.numbers)
         # The first look has only the moment between its two readings.
         reading = cells != [] and self._looks < 2 and not problem and time.monotonic() - self._began < self._patience
         if self._require or reading:

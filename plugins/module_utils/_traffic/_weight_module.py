@@ -18,8 +18,13 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import GatewayPair, pairs_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import only_one
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import worst
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mover import GatewayState, Moved, Mover, plan_share
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import parse_share
+
+# A staircase that is just ending is waited for. Seconds.
+_LOCK_WAIT = 30.0
 
 
 def _wanted(params: t.Mapping[str, t.Any]) -> list[tuple[GatewayPair, t.Any]]:
@@ -52,6 +57,22 @@ def clb_weight(params: dict[str, t.Any], check_mode: bool) -> Outcome:
         secrets=secrets_of(params),
         enabled=not check_mode,
     )
+    if check_mode:
+        return _move(params, wanted, source, target, clb, journal, check_mode)
+    # A staircase would take its share back a moment later, and this one would have said that it is in effect.
+    with only_one(journal.directory / "shift.lock", wait=_LOCK_WAIT, among=True):
+        return _move(params, wanted, source, target, clb, journal, check_mode)
+
+
+def _move(
+    params: dict[str, t.Any],
+    wanted: list[tuple[GatewayPair, t.Any]],
+    source: Cluster,
+    target: Cluster,
+    clb: Clb,
+    journal: Journal,
+    check_mode: bool,
+) -> Outcome:
     jobs = [(Mover(source, target, clb, [pair], journal), share) for pair, share in wanted]
     observed = each(jobs, lambda job: job[0].observe()[0])
     first = _first_error(observed)
@@ -73,7 +94,7 @@ def clb_weight(params: dict[str, t.Any], check_mode: bool) -> Outcome:
     if problem is not None:
         others = [write["what"] for answer in answers if answer.value is not None for write in answer.value.writes]
         problem.done = [*problem.done, *others]
-    return Outcome(plan, {"gateways": shown}, failed=problem)
+    return Outcome(plan, {"gateways": shown}, [journal.problem] if journal.problem else [], problem)
 
 
 def _first_error(answers: t.Sequence[Answer[t.Any, t.Any]]) -> MigrationError | None:
@@ -95,6 +116,7 @@ def _shown(state: GatewayState, share: t.Any) -> dict[str, t.Any]:
         **state.as_dict(),
         "asked": float(parse_share(share)),
         "planned": plan.planned if plan else 0.0,
+        "observed": worst(state.shares, plan.planned if plan else 0.0),
         "planned_source_weight": plan.source_weight if plan else None,
         "planned_target_weight": plan.target_weight if plan else None,
         "writes": [],

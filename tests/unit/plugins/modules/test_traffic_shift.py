@@ -442,3 +442,25 @@ def test_a_second_run_at_the_same_time_is_refused(world: World, shift: Runner, m
         assert world.moves == []
         assert shift(check=True)["changed"] is True
     assert shift()["verdict"] == PASS
+
+
+@pytest.mark.parametrize("ends", ["hold", "abort"])
+def test_a_move_that_ended_half_way_says_where_the_traffic_is(
+    world: World, shift: Runner, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """The target has its weight, the source has not lost its own yet: neither 5 % nor 100 % are in effect."""
+    real = _shift.Mover.move
+
+    def half(mover: t.Any, share: float, *, timeout: float, reason: str) -> list[Moved]:
+        if share != 100:
+            return real(mover, share, timeout=timeout, reason=reason)
+        world.target_weight = 100
+        if ends == "abort":
+            (shift.folder / "m" / "control").write_text("abort", encoding="utf-8")
+        raise MigrationError("the load balancer is slow", done=["weight 100 at the target"], transient=ends == "abort")
+
+    monkeypatch.setattr(_shift.Mover, "move", half)
+    answer = shift(steps=[5, 100], on_fail="hold")
+    assert answer["verdict"] == ("error" if ends == "hold" else "aborted")
+    assert 50 < world.share < 60 and answer["share"] == pytest.approx(world.share, abs=0.001)
+    assert f"{world.share:.4g} % stays in effect" in answer["msg"]

@@ -11,6 +11,7 @@ import pathlib
 import stat
 import subprocess
 import sys
+import threading
 import time
 import typing as t
 
@@ -323,6 +324,36 @@ def test_a_disk_that_is_full_stops_the_work(tmp_path: pathlib.Path, monkeypatch:
     assert done == []
     assert "No space left on device" in caught.value.message
     assert "make room" in caught.value.message
+    with journal.around(CHANGE, must=False):
+        done.append("what gives traffic back")
+    assert done == ["what gives traffic back"] and "No space left on device" in journal.problem
+    with pytest.raises(MigrationError, match="of the body"), journal.around(CHANGE, must=False):
+        raise MigrationError("of the body")
+
+
+def test_threads_share_a_journal(tmp_path: pathlib.Path) -> None:
+    """Several gateways are retired at once: one thread forgets and looks, while another keeps."""
+    mirror = Memory({f"many/{number}": number for number in range(20_000)})
+    journal = Journal(str(tmp_path), "m", mirror=mirror)
+    ended = threading.Event()
+    troubles: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            while not ended.is_set():
+                journal.forget("none/")
+                journal.originals("many/1")
+        except RuntimeError as error:
+            troubles.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(50):
+        journal.keep_original(f"new/{number}", number)
+    ended.set()
+    thread.join()
+    assert troubles == []
+    assert len(mirror.originals) == 20_050
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: pathlib.Path) -> None:

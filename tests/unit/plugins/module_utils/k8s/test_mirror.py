@@ -9,9 +9,11 @@ import copy
 import json
 import pathlib
 import typing as t
+import uuid
 
 import pytest
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._core import _journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s import _mirror
@@ -105,3 +107,55 @@ def test_newest_lines_take_what_the_originals_leave(tmp_path: pathlib.Path, monk
     assert sum(len(text) for text in data.values()) <= 2_000
     tail = [json.loads(line) for line in data["tail.jsonl"].splitlines()]
     assert tail[-1]["event"] == "original" and tail[-2]["number"] == 49 and tail[0].get("number", 0) > 30
+
+
+def journal_of(api: Api, folder: pathlib.Path) -> Journal:
+    return Journal(str(folder), "shop", mirror=ConfigMapMirror(t.cast(t.Any, api), "shop"))
+
+
+def stored(api: Api) -> int:
+    """Bytes of the ConfigMap, which the API server refuses above 1 MiB."""
+    assert api.found is not None
+    return sum(len(key) + len((text or "").encode()) for key, text in api.found["data"].items())
+
+
+def test_more_originals_than_a_configmap_holds_are_packed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five thousand workloads, each with its own UID: two megabytes as text."""
+    api = Api()
+    many = {
+        f"inject/team-{number % 40}/Deployment/service-{number}/{uuid.UUID(int=number * 7919)}": {
+            "uid": str(uuid.UUID(int=number * 7919)),
+            "wave": "3",
+            "edit": [["labels", "istio.io/rev", "default", None], ["labels", "sidecar.asm.aliyun.com/inject", None, "true"]],
+            "guard": 0,
+            "unavailable": "25%",
+        }
+        for number in range(5_000)
+    }
+    monkeypatch.setattr(_journal.os, "fsync", lambda _fd: None)  # five thousand lines, each on its own
+    one = journal_of(api, tmp_path / "one")
+    one.keep_originals({"first": 1})
+    one.keep_originals(many)
+    assert stored(api) < 1_000_000
+    # A fresh container finds all of them, and adds its own.
+    other = journal_of(api, tmp_path / "other")
+    assert other.originals() == {"first": 1, **many}
+    other.keep_originals({"theirs": 2})
+    assert journal_of(api, tmp_path / "third").originals() == {"first": 1, **many, "theirs": 2}
+    # When few are left they can be read by people again.
+    last = journal_of(api, tmp_path / "fourth")
+    last.forget("inject/")
+    assert api.originals() == {"first": 1, "theirs": 2} and not (api.found or {})["data"].get("packed")
+    assert journal_of(api, tmp_path / "fifth").originals() == {"first": 1, "theirs": 2}
+
+
+def test_what_does_not_fit_even_so_is_told_before_anything_is_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = Api()
+    monkeypatch.setattr(_mirror, "_LIMIT", 500)
+    monkeypatch.setattr(_mirror, "_MOST", 600)
+    journal = journal_of(api, tmp_path)
+    with pytest.raises(MigrationError, match=r"does not fit.*under another name"):
+        journal.keep_originals({str(number): str(uuid.UUID(int=number * 10**30)) for number in range(50)})
+    assert api.writes == 0

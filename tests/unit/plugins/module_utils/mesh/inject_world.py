@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import json
 import math
+import threading
 import typing as t
 from pathlib import Path
 
@@ -56,6 +58,20 @@ class Killed(BaseException):
     """kill -9: nothing in the code may catch it."""
 
 
+_C = t.TypeVar("_C", bound=t.Callable[..., t.Any])
+
+
+def whole(call: _C) -> _C:
+    """One call is carried out at a time, as an API server's storage does it: whoever reads sees no half of another's write."""
+
+    @functools.wraps(call)
+    def locked(api: Api, *args: t.Any, **more: t.Any) -> t.Any:
+        with api.lock:
+            return call(api, *args, **more)
+
+    return t.cast(_C, locked)
+
+
 def proxy(new: bool, *, router: bool = False, agent: bool = False) -> Object:
     env = [{"name": "ASM_ID", "value": "c0asm"}] if new else []
     if agent and not new:
@@ -69,6 +85,7 @@ class Api:
 
     def __init__(self) -> None:
         self.name = "source"
+        self.lock = threading.RLock()
         self.items: dict[tuple[str, str, str], Object] = {}
         self.calls: collections.Counter[str] = collections.Counter()
         self.lowest: dict[tuple[str, str, str], int] = {}
@@ -274,6 +291,7 @@ class Api:
     def where(self, *_args: t.Any) -> str:
         return "source"
 
+    @whole
     def list_all(self, kind: Kind, namespace: str = "", **_more: str) -> t.Iterator[Object]:
         self._called(f"list {kind.kind}")
         if kind.kind in ("Deployment", "StatefulSet", "DaemonSet"):
@@ -282,10 +300,12 @@ class Api:
         found = [one for key, one in self.items.items() if key[0] == kind.kind and namespace in ("", key[1])]
         return iter(copy.deepcopy(found))
 
+    @whole
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         self._called(f"get {kind.kind}")
         return copy.deepcopy(self.items.get((kind.kind, namespace, name)))
 
+    @whole
     def create(self, kind: Kind, body: Object, *, dry_run: bool = False, **_more: t.Any) -> Object:
         self._called(f"{'rehearse' if dry_run else 'create'} {kind.kind}")
         if dry_run:
@@ -296,6 +316,7 @@ class Api:
         made["metadata"].setdefault("resourceVersion", "1")
         return self.add(made)
 
+    @whole
     def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "") -> None:
         self._called(f"delete {kind.kind}")
         item = self.items[kind.kind, namespace, name]
@@ -303,6 +324,7 @@ class Api:
         assert not _ready(item), "a ready pod was deleted"
         del self.items[kind.kind, namespace, name]
 
+    @whole
     def patch(self, kind: Kind, name: str, namespace: str, body: Object, **_more: t.Any) -> Object:
         self._called(f"patch {kind.kind}")
         if name in self.refuse:

@@ -169,6 +169,7 @@ class Asked:
         (PODS, [QUIET, grown(old=Counts(0, 4))], "fail", "shop/old got only errors from that side (4)"),
         (PODS[:1], [QUIET], "pass", "one side"),
         (PODS, [MigrationError("no right")], "inconclusive", "no right"),
+        (PODS, [QUIET, grown(), MigrationError("no answer")], "inconclusive", "cannot be read any more: no answer"),
     ],
 )
 def test_the_gate(pods: list[Object], readings: list[Any], state: str, reason: str) -> None:

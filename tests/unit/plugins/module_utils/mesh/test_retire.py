@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb import Health
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm, _retire_run
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import enforce
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._retire import (
     Observed,
@@ -206,3 +210,47 @@ def test_a_node_without_provider_id_is_seen_before_the_return() -> None:
     seen = retired(bad_node=True)
     seen.view.target["spec"]["externalTrafficPolicy"] = "Cluster"
     assert "providerID" in plan_restored(seen).refusals[0].why
+
+
+class Deletes:
+    """What the last steps ask of an API server: it only remembers."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def delete(self, kind: Any, name: str, _namespace: str, *, uid: str) -> None:
+        assert uid
+        self.names.append(f"{kind.kind}/{name}")
+
+
+@pytest.mark.parametrize("weights", [(0, 50), (50, 50)], ids=["as it was", "traffic"])
+def test_traffic_that_came_back_while_clients_were_waited_for_saves_the_gateway(
+    weights: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator takes the traffic back at night, while the end of the source waits for the last connections."""
+    source, seen, asked = Deletes(), finished(), []
+    session = types.SimpleNamespace(source=source, journal=Journal(str(tmp_path), "shop"))
+
+    def observe(_session: Any, gateway: Any) -> Observed:
+        asked.append(gateway)
+        return finished(weights=weights)
+
+    monkeypatch.setattr(_retire_run, "observe", observe)
+    monkeypatch.setattr(_retire_run, "wait_drained", lambda *_all: (False, 600.0))
+    monkeypatch.setattr(_retire_run, "wait_pods_gone", lambda *_all: None)
+    monkeypatch.setattr(_retire_run, "verify_out", lambda *_all: None)
+    made = plan_retired(seen)
+    if weights[0]:
+        with pytest.raises(MigrationError, match=r"still has traffic: that came while.*this run has deleted nothing"):
+            _retire_run.apply_retired(session, made, 1.0, 600.0)  # type: ignore[arg-type]
+        assert source.names == []
+    else:
+        _retire_run.apply_retired(session, made, 1.0, 600.0)  # type: ignore[arg-type]
+        assert [name.partition("/")[0] for name in source.names] == [
+            "HorizontalPodAutoscaler",
+            "PodDisruptionBudget",
+            "Deployment",
+            "Service",
+        ]
+    pair = {"namespace": have.NAMESPACE, "source_service": have.SOURCE, "target_gateway": have.TARGET}
+    assert asked == [{**pair, "load_balancer_id": have.LB_ID}]

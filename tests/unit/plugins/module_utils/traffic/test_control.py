@@ -20,7 +20,7 @@ import typing as t
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _progress
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _control, _progress
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import (
     Control,
     Order,
@@ -302,3 +302,21 @@ def test_times_are_utc() -> None:
     assert iso(0) == "1970-01-01T00:00:00.000+00:00"
     assert datetime.datetime.fromisoformat(iso(1.5)).timestamp() == 1.5
     assert _progress.NAME == "progress.jsonl"
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_fd: int, _how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(_control.fcntl, "flock", none)
+    with pytest.raises(MigrationError, match=r"cannot be locked.*No locks available"), only_one(tmp_path / "m" / "lock", wait=0):
+        raise AssertionError("two could be in here")
+
+
+def test_a_full_disk_does_not_keep_the_lock_from_a_way_back(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_control.os, "pwrite", full)
+    with only_one(tmp_path / "m" / "lock", wait=0):
+        pass

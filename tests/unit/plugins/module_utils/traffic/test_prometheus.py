@@ -273,10 +273,27 @@ def test_old_figures_hold(server: Server, monkeypatch: pytest.MonkeyPatch) -> No
     gate.start()
     wait_for(gate, PASS)
     gate.stop()
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 30)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 30)
     assert gate.verdict().state == INCONCLUSIVE
     assert "s old" in gate.verdict().reason
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0], ids=["back", "on"])
+def test_a_clock_that_is_set_in_the_night_changes_nothing(server: Server, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    real = time.time
+    gate = Prometheus("p", options(f"http://127.0.0.1:{server.server_port}", **{**GOOD, "window": 60}))
+    gate.start()
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    try:
+        wait_for(gate, PASS)
+        assert "g[60s]" not in {query for query, _token in server.asked}  # no longer than the hold
+        gate.stop()
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 30)
+        assert gate.verdict().state == INCONCLUSIVE
+    finally:
+        gate.stop()
 
 
 def test_report_only_never_holds(server: Server) -> None:
@@ -382,6 +399,10 @@ def test_whatever_comes_the_gate_goes_on_asking(server: Server, body: str) -> No
 
 
 def test_a_token_in_the_address_is_in_no_message() -> None:
+    with pytest.raises(InputError) as caught:
+        Prometheus("p", options("user:word@prometheus.example.com/t0ken", **GOOD))
+    assert "no scheme" in caught.value.message
+    assert "t0ken" not in caught.value.message and "word" not in caught.value.message
     gate = Prometheus("p", options("http://user:word@127.0.0.1:9/api/v1/prometheus/t0ken", **GOOD))
     gate.start()
     try:

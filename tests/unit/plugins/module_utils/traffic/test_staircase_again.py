@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import (
     FAIL,
+    INCONCLUSIVE,
     PASS,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import (
@@ -139,3 +140,13 @@ def test_down_with_rising_steps_goes_to_the_last_one() -> None:
 def test_down_is_refused_unless_told() -> None:
     with pytest.raises(InputError, match="More traffic is on the target already"):
         World(50).run([1, 5])
+
+
+def test_down_to_nothing_does_not_ask_for_figures_of_a_target_that_has_none() -> None:
+    world = World(share=50, judge=lambda _seconds, share: PASS if share > 0 else INCONCLUSIVE)
+    world.gate.only_with_traffic = True
+    report = world.run((25, 0), down=True)
+    assert (report.verdict, report.share) == (PASS, 0) and world.shares == [25, 0]
+    # A gate that needs no traffic of the target's is asked there too.
+    other = World(share=50, judge=lambda _seconds, share: PASS if share > 0 else INCONCLUSIVE)
+    assert other.run((25, 0), down=True).verdict == INCONCLUSIVE
