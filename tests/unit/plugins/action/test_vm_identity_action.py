@@ -106,6 +106,35 @@ def test_what_goes_wrong_in_the_cluster_is_told_without_secrets(cluster: Object,
     assert result["failed"] and "Not allowed" in result["msg"] and "key-of-the-cluster" not in str(result)
 
 
+def test_leaving_tells_what_was_done_on_the_vm_when_the_cluster_refuses(cluster: Object, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Plan()
+    found = [(SimpleNamespace(), name, "uid") for name in ("role", "account")]
+    for _kind, name, _uid in found:
+        there.add("delete", f"source/vmns/X/{name}", {}, None)
+
+    def delete(_kind: Any, name: str, _namespace: str, uid: str) -> None:
+        if name == "account":
+            raise MigrationError("Not allowed", details={"status": 403})
+
+    monkeypatch.setattr(vm_identity, "Cluster", lambda *args: SimpleNamespace(guard=lambda: None, delete=delete))
+    monkeypatch.setattr(vm_identity._cluster, "plan_absent", lambda *args: (there, found))
+    words = {**ARGS, "state": "absent", "remove_service_account": True}
+    gone = [{"action": "delete", "target": "/opt/asm_proxy/cluster.env"}]
+    result = Half(words, [{"changed": True, "due": [], "plan": gone}]).go()
+    assert result["failed"] and result["changed"]
+    assert result["error"]["done"] == ["delete /opt/asm_proxy/cluster.env", "delete source/vmns/X/role"]
+    assert result["error"]["not_done"] == ["delete source/vmns/X/account"]
+
+
+def test_an_answer_that_nobody_expected_is_a_sentence(cluster: Object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(*_args: Any) -> None:
+        raise KeyError("metadata")
+
+    monkeypatch.setattr(vm_identity._cluster, "observe", odd)
+    result = Half(ARGS, []).go()
+    assert result["failed"] and "KeyError: 'metadata' (at test_vm_identity_action.py:" in result["msg"]
+
+
 @pytest.mark.parametrize("name", ["facts", "token", "renewal_token"])
 def test_what_is_not_for_playbooks_is_refused(cluster: Object, name: str) -> None:
     with pytest.raises(AnsibleActionFail, match=name):
