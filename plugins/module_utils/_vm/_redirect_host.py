@@ -260,7 +260,7 @@ def ssh_connection() -> list[str]:
     while pid > 1:
         try:
             environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+            stat = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except OSError:
             break
         for entry in environment:
@@ -274,7 +274,7 @@ def ssh_connection() -> list[str]:
 def name_servers() -> list[str]:
     """The name servers of /etc/resolv.conf."""
     try:
-        lines = pathlib.Path("/etc/resolv.conf").read_text().splitlines()
+        lines = pathlib.Path("/etc/resolv.conf").read_text(errors="replace").splitlines()
     except OSError:
         return []
     fields = [line.split() for line in lines]

@@ -308,6 +308,13 @@ def test_what_is_not_there_is_none_and_what_is_gone_is_gone(engine: Engine) -> N
     engine.remove("x")
 
 
+@pytest.mark.parametrize("body", [b"<html>proxy</html>", b"", b'["x"]', b'{"Id": "cut', b"\xff\xfe"])
+def test_an_answer_that_is_not_the_engines_is_told(engine: Engine, body: bytes) -> None:
+    Answers.say["GET /containers/x/json"] = (200, body)
+    with pytest.raises(MigrationError, match=r"no JSON object.*engine_socket"):
+        engine.container("x")
+
+
 def test_the_engines_reason_is_told(engine: Engine) -> None:
     Answers.say["POST /containers/create"] = (409, b'{"message": "the name is in use"}')
     with pytest.raises(MigrationError, match="the name is in use"):
