@@ -146,6 +146,20 @@ def test_another_image_behind_the_same_name_and_other_files_exchange_it_too() ->
     assert actions(words, other) == ["replace asm-proxy"]
 
 
+def test_variables_that_are_secrets_by_their_names_are_not_shown() -> None:
+    words = options(env={"TRACING_ACCESS_TOKEN": "planted", "TOKEN": "", "MODE": "shown"})
+    present = running(words, seen())
+    plans = [
+        _proxy.plan(words, seen()),
+        _proxy.plan(options(env={"TRACING_ACCESS_TOKEN": "planted too"}), seen(proxy=present)),
+        _proxy.plan(options(state="absent"), seen(proxy=present)),
+    ]
+    for made in plans:
+        text = json.dumps(made.as_list())
+        assert "planted" not in text and "TRACING_ACCESS_TOKEN=" in text
+    assert "MODE=shown" in json.dumps(plans[0].as_list())
+
+
 def test_what_docker_update_changed_is_seen() -> None:
     words = options(memory="512m")
     present = running(words, seen())
