@@ -295,4 +295,5 @@ def test_only_what_the_archive_holds_as_a_whole_is_pruned() -> None:
     everywhere = _restore.prunable(lists, {"namespaces": []}, Choice((), (), {}))
     assert everywhere == ({"networking.istio.io/VirtualService"}, None)
     assert _restore.prunable(lists, {"namespaces": ["a", "b"]}, Choice(("b", "c"), (), {}))[1] == {"b"}
+    assert _restore.prunable(lists, {"namespaces": ["a", "b"]}, Choice(("c",), (), {}))[1] == set(), "it prunes everything"
     assert _restore.prunable(lists, {"namespaces": ["a"]}, Choice((), (), {"a": "z"}))[1] == {"z"}
