@@ -51,7 +51,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
         except AnsibleConnectionFailure as error:
             return {**result, **self._locked_out(error, pending, armed)}
         if second.get("failed"):
-            told = {key: second[key] for key in ("msg", "error") if key in second}
+            told: dict[str, t.Any] = {key: second[key] for key in ("msg", "error") if key in second}
             return {**result, **told, "failed": True, "changed": bool(second.get("changed"))}
         result["confirmed"] = bool(second.get("confirmed"))
         result["proof"] = {

@@ -39,8 +39,8 @@ requirements:
 options:
   state:
     description:
-      - Whether the proxy runs. V(absent) removes the container, a helper that was left, and the volumes that they made. While rules
-        lead the VM's traffic to a proxy that serves, it is not removed. Lift the redirect before.
+      - Whether the proxy runs. V(absent) removes the container, a helper that was left, and the volumes that they made. While
+        rules lead the VM's traffic to a proxy that serves, it is not removed. Lift the redirect before.
     type: str
     choices: [present, absent]
     default: present

@@ -11,7 +11,8 @@ import dataclasses
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope, _yaml
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Reader
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import seal_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome

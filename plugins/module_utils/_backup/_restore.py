@@ -12,7 +12,8 @@ import fnmatch
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import MASK

@@ -15,8 +15,9 @@ import pathlib
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _restore, _scope, _yaml
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._definitions import Definitions
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._info_run import (
     MARKS,
     Live,

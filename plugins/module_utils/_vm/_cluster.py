@@ -14,7 +14,13 @@ import typing as t
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster, Object
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP, POD, SERVICE, kind_of, served_as
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import (
+    CONFIG_MAP,
+    POD,
+    SERVICE,
+    kind_of,
+    served_as,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _renewal, _token
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._service_objects import DISCONNECTED, NETWORKING
 
@@ -176,7 +182,8 @@ def plan(cluster: Cluster, options: t.Mapping[str, t.Any]) -> tuple[Plan, list[O
 
 def plan_absent(cluster: Cluster, options: t.Mapping[str, t.Any]) -> tuple[Plan, list[tuple[t.Any, str, str]]]:
     """What this module made in the cluster: it knows them by their label."""
-    made, found = Plan(), []
+    made = Plan()
+    found: list[tuple[t.Any, str, str]] = []
     namespace, account = options["namespace"], options["service_account"]
     if users := users_of(cluster, options):
         where = cluster.where(ACCOUNT, account, namespace)

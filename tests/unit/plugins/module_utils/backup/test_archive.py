@@ -22,11 +22,13 @@ from typing import Any
 
 import pyrage
 import pytest
+import yaml
 import zstandard
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _archive, _tar
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Reader, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, SealError, Vault
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._tar import ArchiveError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
@@ -91,9 +93,9 @@ def test_only_the_owner_can_read_it_and_nothing_else_is_left(whole: Path) -> Non
 
 @pytest.mark.skipif(not shutil.which("zstd"), reason="needs zstd")
 def test_a_line_of_the_index_is_plain_json() -> None:
-    odd = Entry("a.example.com/v1", "Kind", 'q"\\\u00e9\u7f51', "0" * 64, 12, "ns", "u", "7", "age")
-    for entry in (odd, dataclasses.replace(odd, namespace="", uid="", resource_version="", sealed="")):
-        fields = {key: value for key, value in dataclasses.asdict(entry).items() if value != ""}
+    odd = Entry("a.example.com/v1", "Kind", 'q"\\\u00e9\u7f51', "0" * 64, 12, "ns", "u", "7", "vault", 3)
+    for entry in (odd, dataclasses.replace(odd, namespace="", uid="", resource_version="", sealed="", pack=0)):
+        fields = {key: value for key, value in dataclasses.asdict(entry).items() if value not in ("", 0)}
         assert entry.line() == json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -306,9 +308,10 @@ def test_a_secret_is_read_with_the_key_only(tmp_path: Path, keys: tuple[Any, Any
         writer.add(thing("a"))
         writer.close({})
     plain = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())).read()
-    assert b"cGxhbnRlZA" not in plain and b"Secret/shop/tls.yaml." in plain
-    assert [obj for _entry, obj in Reader(path, keys[1]).objects()] == [secret(), thing("a")]
-    assert [obj for _entry, obj in Reader(path).objects()] == [None, thing("a")]
+    assert b"cGxhbnRlZA" not in plain and (b"packs/000001.yaml.vault" if keys[0].slow else b"Secret/shop/tls.yaml.age") in plain
+    found = {entry.name: obj for entry, obj in Reader(path, keys[1]).objects()}
+    assert found == {"tls": secret(), "a": thing("a")}
+    assert {entry.name: obj for entry, obj in Reader(path).objects()} == {"tls": None, "a": thing("a")}
 
 
 def test_a_secret_is_never_saved_without_a_key(tmp_path: Path) -> None:
@@ -330,16 +333,157 @@ def test_a_wrong_key_is_told_and_not_repeated(tmp_path: Path) -> None:
 
 
 def test_a_sealed_object_put_in_the_place_of_another_is_refused(tmp_path: Path) -> None:
-    path, key = tmp_path / "b", Vault("k")
+    identity = pyrage.x25519.Identity.generate()
+    for key in (Vault("k"), Age([str(identity.to_public())], str(identity))):
+        path = tmp_path / key.name
+        with Writer(path, key) as writer:
+            writer.add(secret("one"), secret=True)
+            writer.add(secret("two"), secret=True)
+            writer.close({})
+        reader = Reader(path, key)
+        (first, _one), (_second, _two) = list(reader.objects())
+        texts = [text for entries, data in reader._members() for text in reader._texts(entries, data)]
+        with pytest.raises(ArchiveError, match="holds another object"):
+            reader._object(first, texts[1] or b"")
+
+
+class OldVault(Vault):
+    """As archives of version 1 were written: a vault for each object."""
+
+    slow = False
+
+
+def mixed(count: int = 40) -> list[tuple[Object, bool]]:
+    """Objects that are encrypted among others that are not."""
+    text = "a\n---\nb: |\n" * 9
+    return [(secret(f"s{i}") if i % 3 else thing(f"t{i}", spec={"text": text}), bool(i % 3)) for i in range(count)]
+
+
+def pack(path: Path, key: Any, objects: list[tuple[Object, bool]]) -> Object:
     with Writer(path, key) as writer:
-        writer.add(secret("one"), secret=True)
-        writer.add(secret("two"), secret=True)
-        writer.close({})
+        for number, (obj, sealed) in enumerate(objects):
+            writer.add(obj, secret=sealed, uid=f"u{number}", resource_version="1")
+        return writer.close({})
+
+
+def test_many_objects_go_into_one_vault_and_come_back_each_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_archive, "_PACK", 900)
+    calls: list[bytes] = []
+    real = Vault._keys
+
+    def counted(self: Vault, salt: bytes) -> tuple[bytes, bytes, bytes]:
+        calls.append(salt)
+        return real(self, salt)
+
+    monkeypatch.setattr(Vault, "_keys", counted)
+    path, key, objects = tmp_path / "b", Vault("k"), mixed()
+    manifest = pack(path, key, objects)
+    sealed = sum(secret for _obj, secret in objects)
+    assert 2 < len(calls) == len(set(calls)) < sealed / 3, "each pack has a salt of its own"
+    assert (manifest["version"], manifest["objects"], manifest["sealed"]) == (2, len(objects), {"vault": sealed})
     reader = Reader(path, key)
-    (first, _one), (_second, _two) = list(reader.objects())
-    data = [data for _entry, data in reader._members()]
-    with pytest.raises(ArchiveError, match="holds another object"):
-        reader._object(first, data[1])
+    assert sorted((entry.name, obj) for entry, obj in reader.objects()) == sorted(
+        (obj["metadata"]["name"], obj) for obj, _secret in objects
+    )
+    chosen = {"s1", "s2", "t3"}
+    assert {entry.name for entry, obj in reader.objects(lambda entry: entry.name in chosen) if obj} == chosen
+    assert list(reader.entries()) == [entry for entry, _obj in reader.objects()]
+    assert reader.opens() and not Reader(path, Vault("another")).opens() and not Reader(path).opens()
+    with pytest.raises(SealError, match=r"password is another one") as found:
+        list(Reader(path, Vault("another")).objects())
+    assert "packs/000001.yaml.vault" in found.value.where
+
+
+def test_ansible_opens_a_pack(tmp_path: Path) -> None:
+    path = tmp_path / "b"
+    pack(path, Vault("pw"), mixed(9))
+    plain = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())).read()
+    with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+        member = tar.extractfile("packs/000001.yaml.vault")
+        assert member is not None
+        text = VaultLib([("default", VaultSecret(b"pw"))]).decrypt(member.read())
+    assert [obj["metadata"]["name"] for obj in yaml.safe_load_all(text)] == ["s1", "s2", "s4", "s5", "s7", "s8"]
+
+
+def test_an_archive_with_a_vault_for_each_object_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "b"
+    assert pack(path, OldVault("k"), mixed())["version"] == 1
+    reader = Reader(path, Vault("k"))
+    assert [obj for _entry, obj in reader.objects()] == [obj for obj, _secret in mixed()]
+    assert {entry.path.rpartition(".")[2] for entry in reader.entries() if entry.sealed} == {"vault"} and reader.opens()
+
+
+def test_without_a_vault_an_archive_is_one_that_older_readers_take(tmp_path: Path) -> None:
+    assert write(tmp_path / "b")["version"] == 1
+    identity = pyrage.x25519.Identity.generate()
+    assert pack(tmp_path / "c", Age([str(identity.to_public())]), mixed(3))["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda m, i: m.__setitem__(i, (m[i][0], m[i + 1][1])), "has not the hash"),
+        (lambda m, i: m.insert(i, m[i]), "there twice|the index has"),
+        (lambda m, i: m.pop(i), "the index has"),
+        (lambda m, i: m.insert(i, named("packs/000009.yaml.vault")), "does not belong there"),
+    ],
+)
+def test_a_pack_that_was_changed_is_refused_without_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Members, int], None], why: str
+) -> None:
+    monkeypatch.setattr(_archive, "_PACK", 900)
+    path = tmp_path / "b"
+    pack(path, Vault("k"), mixed())
+
+    def at_first_pack(members: Members) -> None:
+        change(members, next(i for i, (info, _data) in enumerate(members) if info.name.startswith("packs/")))
+
+    repack(path, at_first_pack)
+    with pytest.raises(ArchiveError, match=why):
+        Reader(path)
+
+
+def test_a_pack_that_holds_other_objects_than_the_index_says_is_refused(tmp_path: Path) -> None:
+    path, key = tmp_path / "b", Vault("k")
+    pack(path, key, mixed(9))
+    reader = Reader(path, key)
+    ((entries, data),) = [(entries, data) for entries, data in reader._members() if entries[0].pack]
+    with pytest.raises(ArchiveError, match="6 objects, and the index has 5"):
+        reader._texts(entries[:-1], data)
+
+
+def test_packs_in_an_archive_of_version_1_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "b"
+    pack(path, Vault("k"), mixed(3))
+    repack(path, lambda m: m.__setitem__(0, (m[0][0], m[0][1].replace(b'"version": 2', b'"version": 1'))))
+    with pytest.raises(ArchiveError, match="does not belong there"):
+        Reader(path)
+
+
+def test_an_index_that_would_fill_the_disk_is_refused_before_it_does(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    real = _archive.tempfile.TemporaryFile
+
+    def remembered(*args: Any, **more: Any) -> Any:
+        written.append(real(*args, **more))
+        return written[-1]
+
+    monkeypatch.setattr(_archive.tempfile, "TemporaryFile", remembered)
+    for bomb in (b"{}\n" * (8 << 20), b"x" * (8 << 20)):
+        repack(whole, lambda m, bomb=bomb: m.__setitem__(-2, (m[-2][0], bomb)))  # type: ignore[misc]
+        assert whole.stat().st_size < 20_000
+        with pytest.raises(ArchiveError, match="larger than an index"):
+            Reader(whole)
+        assert written[-1].tell() < 4 << 20
+
+
+def test_half_files_of_others_are_not_swept(tmp_path: Path) -> None:
+    for name in (".mine.half", ".half", ".a.b.half"):
+        (tmp_path / name).write_text("somebody's")
+    write(tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.b.half", ".half", ".mine.half", "b"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 4000])

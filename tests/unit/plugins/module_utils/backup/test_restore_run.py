@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _info_run
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._info_run import Live
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import Choice, RestorePlan
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore_run import Restore
