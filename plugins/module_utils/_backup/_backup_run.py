@@ -136,6 +136,8 @@ def _warnings(facts: Object, collector: Collector) -> list[str]:
     if drift["changes"]:
         kinds = ", ".join(f"{entry['kind']} ({entry['count']})" for entry in drift["kinds"])
         found.append(f"Objects changed while the backup was made, it holds their state from before: {kinds}")
+    if drift["unknown"]:
+        found.append(f"It is not known whether these changed while the backup was made: {', '.join(drift['unknown'])}")
     if collector.exposed:
         found.append(
             f"{len(collector.exposed)} objects look as if they held secrets, and no key is given: only the file's mode (0600) "

@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyrage
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Writer
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._backup_run import _encryption, same_as_before
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._backup_run import (
+    _encryption,
+    _warnings,
+    same_as_before,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, Seal, Vault
 
 FIRST, SECOND = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
@@ -59,3 +64,9 @@ def test_without_a_key_nothing_is_asked_of_one(tmp_path: Path) -> None:
     digest = save(tmp_path, None)
     assert found(tmp_path, digest, None) is not None
     assert found(tmp_path, digest, Vault("pw")) is None
+
+
+def test_what_could_not_be_watched_is_a_warning() -> None:
+    drift = {"changes": 0, "kinds": [], "unknown": ["networking.istio.io/VirtualService"]}
+    (told,) = _warnings({"drift": drift, "left_out": []}, SimpleNamespace(exposed=[]))  # type: ignore[arg-type]
+    assert "not known" in told and "VirtualService" in told
