@@ -210,6 +210,8 @@ def apply(
             _write_down(state, book)
             os.rename(name + KEPT, name)
         elif action == "remove":
+            for leftover in pathlib.Path(name).glob(_renewal.HALF):
+                leftover.unlink()  # of a timer's run that was killed: a token
             try:
                 os.rmdir(name)
             except FileNotFoundError:

@@ -130,6 +130,16 @@ def test_leaving_leaves_nothing_and_brings_back_what_was_there(disk: Disk) -> No
     assert not disk.run(state="absent", facts=None).plan.changed
 
 
+def test_leaving_leaves_no_half_token_of_the_timer(disk: Disk) -> None:
+    assert f'prefix="{_renewal.HALF[:-1]}"' in _renewal.SCRIPT
+    before = disk.tree()
+    disk.run(token=token())
+    for name in ("certs/.token.abc", ".token.def"):
+        (disk.folder / "asm_proxy" / name).write_text(token())
+    disk.run(state="absent", facts=None)
+    assert disk.tree() == before
+
+
 def test_leaving_leaves_what_it_does_not_know(disk: Disk) -> None:
     disk.run(token=token())
     (disk.folder / "asm_proxy" / "issued" / "mine.txt").write_text("x")
