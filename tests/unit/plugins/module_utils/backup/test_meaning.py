@@ -297,3 +297,19 @@ def test_only_what_the_archive_holds_as_a_whole_is_pruned() -> None:
     assert _restore.prunable(lists, {"namespaces": ["a", "b"]}, Choice(("b", "c"), (), {}))[1] == {"b"}
     assert _restore.prunable(lists, {"namespaces": ["a", "b"]}, Choice(("c",), (), {}))[1] == set(), "it prunes everything"
     assert _restore.prunable(lists, {"namespaces": ["a"]}, Choice((), (), {"a": "z"}))[1] == {"z"}
+
+
+ODD = [{"a": 1}, "text", 7, [["x"]], [7], [{"tls": "x"}], [None], {"route": {}}, True]
+
+
+@pytest.mark.parametrize("kind", ["VirtualService", "Gateway", "DestinationRule", "Sidecar", "HTTPRoute"])
+def test_an_object_of_any_shape_can_be_looked_at_for_references(kind: str) -> None:
+    """Another vendor's kind of the same name, or one that no schema checks."""
+    for value in ODD:
+        for field in ("hosts", "http", "tcp", "servers", "listeners", "selector", "workloadSelector", "rules"):
+            seen = _scope.References()
+            other = {"deep": [{"host": "web.shop"}]}
+            meta = {"name": "a", "namespace": "shop"}
+            seen.see({"apiVersion": "x/v1", "kind": kind, "metadata": meta, "spec": {field: value, "more": other}})
+            if kind in ("DestinationRule", "Sidecar", "HTTPRoute"):
+                assert ("shop", "web") in seen.services
