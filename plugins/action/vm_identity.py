@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 import typing as t
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, unknown
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import scrub
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
@@ -54,9 +54,16 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
         options = checked.validated_parameters
         try:
             result.update(self._go(options, given, variables))
+            return result
         except MigrationError as error:
-            secrets = [str((options.get("source") or {}).get("api_key") or "")]
-            result.update(failed=True, msg=scrub(error.message, secrets), error=scrub(error.as_dict(), secrets))
+            problem = error
+        except AnsibleError:
+            raise  # the VM could not be reached, or the task cannot be right: Ansible says it
+        except Exception as error:
+            problem = unknown(error)
+        secrets = [str((options.get("source") or {}).get("api_key") or "")]
+        told = {"msg": scrub(problem.message, secrets), "error": scrub(problem.as_dict(), secrets)}
+        result.update(failed=True, changed=bool(problem.done), **told)
         return result
 
     def _go(self, options: Result, given: Result, variables: Result) -> Result:
@@ -98,9 +105,21 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
             there, found = _cluster.plan_absent(cluster, options)
         answer = self._vm(words, variables, check=self._task.check_mode)
         if cluster is not None and not self._task.check_mode and not answer.get("failed"):
-            for kind, name, uid in found:
-                cluster.delete(kind, name, options["namespace"], uid=uid)
+            self._take_away(cluster, found, there, options["namespace"], answer)
         return self._joined(there, answer, check=self._task.check_mode)
+
+    @staticmethod
+    def _take_away(cluster: Cluster, found: list[t.Any], there: Plan, namespace: str, answer: Result) -> None:
+        """What this module made in the cluster. Raises MigrationError, which says what was done on the VM before."""
+        done = [f"{change['action']} {change['target']}" for change in answer.get("plan") or []]
+        try:
+            for (kind, name, uid), change in zip(found, there.changes, strict=True):
+                cluster.delete(kind, name, namespace, uid=uid)
+                done.append(str(change))
+        except MigrationError as error:
+            error.done = done
+            error.not_done = [str(change) for change in there.changes if str(change) not in done]
+            raise
 
     def _vm(self, words: Result, variables: Result, *, check: bool) -> Result:
         """The module on the VM. Its arguments travel as those of any module do, never on a command line."""

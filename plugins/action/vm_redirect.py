@@ -51,7 +51,8 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
         except AnsibleConnectionFailure as error:
             return {**result, **self._locked_out(error, pending, armed)}
         if second.get("failed"):
-            return {**result, **{key: second[key] for key in ("msg", "error") if key in second}, "failed": True, "changed": False}
+            told: dict[str, t.Any] = {key: second[key] for key in ("msg", "error") if key in second}
+            return {**result, **told, "failed": True, "changed": bool(second.get("changed"))}
         result["confirmed"] = bool(second.get("confirmed"))
         result["proof"] = {
             "connection": second.get("connection", []),

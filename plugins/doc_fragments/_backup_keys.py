@@ -21,7 +21,8 @@ options:
     type: path
   vault_password:
     description:
-      - A password of Ansible Vault. C(ansible-vault view) opens each file of the archive with it.
+      - A password of Ansible Vault. C(ansible-vault view) opens each encrypted file of the archive with it. One holds many
+        objects.
     type: str
   vault_password_file:
     description:

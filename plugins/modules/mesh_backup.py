@@ -22,7 +22,7 @@ description:
     objects give the same files. It has mode V(0600), and gets its name only after all of it was read back and proven. A run that
     is killed leaves nothing that could be taken for a backup.
   - What the cluster or another tool makes by itself is left out, and told in RV(left_out).
-  - When a whole archive with the very same content is in O(dest) already, no new one is made.
+  - When a whole archive with the very same content, for the same key, is in O(dest) already, no new one is made.
 extends_documentation_fragment:
   - servicemesh.migration._attributes
   - servicemesh.migration._attributes.actiongroup

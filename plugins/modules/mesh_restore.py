@@ -80,7 +80,8 @@ options:
     description:
       - Whether objects are deleted that the target has and the archive has not. This concerns only kinds and namespaces that
         the archive holds as a whole. Each one is named in RV(plan) first; look at it in check mode.
-      - Namespaces, and objects that a controller made, are never deleted.
+      - Namespaces, and objects that a controller made, are never deleted, nor is one that somebody changed since its copy was
+        kept.
     type: bool
     default: false
   workers:

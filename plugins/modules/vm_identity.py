@@ -73,7 +73,8 @@ options:
   remove_service_account:
     description:
       - With O(state=absent), delete the service account and what belongs to O(renewal), if this module made them. All tokens of
-        the account end with it, on every VM.
+        the account end with it, on every VM. They stay while a pod or another registered VM of the namespace has the account, or
+        when that cannot be seen.
     type: bool
     default: false
   labels:

@@ -38,7 +38,9 @@ requirements:
   - On the VM, Python 3.9 or newer, root (C(become)), and Docker Engine 18.09 or newer, or podman with its socket.
 options:
   state:
-    description: Whether the proxy runs. V(absent) removes the container, a helper that was left, and the volumes that they made.
+    description:
+      - Whether the proxy runs. V(absent) removes the container, a helper that was left, and the volumes that they made. While
+        rules lead the VM's traffic to a proxy that serves, it is not removed. Lift the redirect before.
     type: str
     choices: [present, absent]
     default: present
@@ -54,7 +56,9 @@ options:
     description: The image. Best by its digest (C(name@sha256:...)), for a tag can be moved. Needed with O(state=present).
     type: str
   pull:
-    description: When the image is pulled. With V(never) it must have been loaded.
+    description:
+      - When the image is pulled. With V(never) it must have been loaded. With V(always), a proxy of which the image's name means
+        another image by now is exchanged.
     type: str
     choices: [missing, always, never]
     default: missing
@@ -86,7 +90,8 @@ options:
     type: str
     default: ""
   env:
-    description: Environment variables over those of C(cluster.env).
+    description:
+      - Environment variables over those of C(cluster.env). Values of those with names like C(TOKEN) or C(PASSWORD) are not shown.
     type: dict
     default: {}
   volumes:

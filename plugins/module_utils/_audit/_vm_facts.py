@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import http.client
 import os
 import pathlib
 import platform
@@ -227,7 +228,7 @@ def _owners() -> dict[str, tuple[int, str]]:
     found = {}
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            program = (folder / "comm").read_text().strip()
+            program = _text(f"{folder}/comm")  # 15 bytes, perhaps the last one in the middle of a letter
             for link in (folder / "fd").iterdir():
                 match = re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink()))
                 if match:
@@ -241,7 +242,7 @@ def _processes() -> list[Process]:
     found = []
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            found.append(Process(int(folder.name), folder.stat().st_uid, (folder / "comm").read_text().strip()))
+            found.append(Process(int(folder.name), folder.stat().st_uid, _text(f"{folder}/comm")))
         except OSError:
             continue
     return found
@@ -297,10 +298,10 @@ def _users() -> dict[int, str]:
 
 def _identity(facts: VmFacts) -> None:
     try:
-        text = (pathlib.Path(facts.options["path"]) / "certs" / "istio-token").read_text()
+        text = (pathlib.Path(facts.options["path"]) / "certs" / "istio-token").read_bytes()
     except OSError:
         return
-    facts.has_token, facts.token = True, _token.read(text)
+    facts.has_token, facts.token = True, _token.read(text.decode(errors="replace"))
 
 
 # -- ways --------------------------------------------------------------------------------------------------------
@@ -321,7 +322,7 @@ def _network(facts: VmFacts) -> None:
 def resolve(name: str) -> list[str]:
     try:
         return sorted({str(row[4][0]) for row in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})
-    except OSError:
+    except (OSError, UnicodeError):  # no name at all
         return []
 
 
@@ -335,8 +336,8 @@ def connect(target: str) -> Way:
     try:
         with socket.create_connection(_split(target), timeout=5):
             pass
-    except OSError as error:
-        made.error = error.strerror or str(error) or type(error).__name__
+    except (OSError, ValueError, OverflowError) as error:  # the latter two: it is no host:port
+        made.error = getattr(error, "strerror", "") or str(error) or type(error).__name__
     return made
 
 
@@ -383,7 +384,7 @@ def version_of(address: str) -> str:
     try:
         with opener.open(f"http://{host}:15014/version", timeout=2) as answer:
             text = answer.read(200).decode(errors="replace").strip()
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return ""
     match = re.match(r"\d+\.\d+(\.\d+)?\S*", text)
     return match[0] if match else ""

@@ -9,11 +9,13 @@ A ``.tar.zst`` file of mode 0600, members in this order::
 
     format.json                                              what this file is
     objects/<group>/<kind>/<namespace or _cluster>/<name>.yaml   one canonical YAML file an object; ``core`` is the group of v1
+    packs/<number>.yaml.vault                                many objects, encrypted together; ``---`` stands between them
     index.jsonl                                              one line an object: Entry
     manifest.json                                            cluster, versions, counts, what was left out, hashes
 
-An encrypted object has the suffix ``.age`` or ``.vault`` behind ``.yaml``; other tools open it too. The hash of such a
-member is the hash of the encrypted bytes, so the archive is proven without the key, and tells nothing about them.
+An encrypted object has the suffix ``.age`` behind ``.yaml``, or is in a pack: a vault needs 6 ms for a key, which is minutes for
+thousands of objects. (Version 1 has no packs, but a ``.vault`` for each object.) Other tools open both. The hash of such a member
+is the hash of the encrypted bytes, so the archive is proven without the key, and tells nothing about them.
 The same objects give the same bytes, but for encrypted parts and the time in the manifest.
 
 ::
@@ -30,16 +32,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import hashlib
+import itertools
 import json
-import json.encoder
 import os
 import pathlib
+import re
 import tempfile
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _yaml
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import PACKS, Content, Entry, check_parts
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Seal, SealError
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._tar import (
     ArchiveError,
@@ -51,99 +54,23 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 
 Object = dict[str, t.Any]
 FORMAT = "servicemesh.migration/backup"
-VERSION = 1
+VERSION, PLAIN = 2, 1  # an archive without packs says that it is of version 1: older readers take it
 FIRST, INDEX, MANIFEST = "format.json", "index.jsonl", "manifest.json"
-CLUSTER = "_cluster"
 # More than an API server stores in one object, with room for encryption as text.
 _MEMBER_LIMIT = 64 << 20
 _LINES = 500
+_PACK = 512 << 10  # bytes of objects that are encrypted together
+_BETWEEN = b"---\n"
+# What an index may have: a hostile one would fill the disk on which it is read.
+_INDEX_LIMIT, _LINE_LIMIT = 1 << 30, 1 << 20
+_HALF = re.compile(r"\..+\.[0-9]+\.half")
 _LINE = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
-_quote = json.encoder.encode_basestring
 _short = hash  # 8 bytes that stand for a member's name in this process: nobody knows the key by which Python hashes
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One object of an archive.
-
-    :arg api_version: the version it was read in. :arg sha256: of the member's bytes. :arg size: of the member, in bytes.
-    :arg uid, resource_version: of the object in the cluster when it was read; empty when it never was in one.
-    :arg sealed: empty, ``age`` or ``vault``.
-    """
-
-    api_version: str
-    kind: str
-    name: str
-    sha256: str
-    size: int
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    sealed: str = ""
-
-    @property
-    def group(self) -> str:
-        return self.api_version.rpartition("/")[0]
-
-    @property
-    def key(self) -> str:
-        """``group/kind/namespace/name``: unique in an archive; the group of v1 is empty."""
-        return f"{self.group}/{self.kind}/{self.namespace}/{self.name}"
-
-    @property
-    def where(self) -> str:
-        """``namespace/kind/name`` for messages."""
-        return "/".join(filter(None, (self.namespace, self.kind, self.name)))
-
-    @property
-    def path(self) -> str:
-        """The member's name. A name too long for a file system is cut, and told apart by its hash; it is whole in the index."""
-        suffix = f".yaml.{self.sealed}" if self.sealed else ".yaml"
-        stem = self.name
-        if len(stem.encode()) + len(suffix) > 255:
-            digest = hashlib.sha256(stem.encode()).hexdigest()[:32]
-            stem = stem.encode()[: 255 - len(suffix) - 33].decode("utf-8", "ignore") + "~" + digest
-        return f"{_folder(self.api_version, self.kind, self.namespace)}/{stem}{suffix}"
-
-    def line(self) -> str:
-        """The entry as a line of the index: JSON, its keys sorted, without those that are empty."""
-        made = f'{{"api_version":{_quote(self.api_version)},"kind":{_quote(self.kind)},"name":{_quote(self.name)},'
-        made += f'"namespace":{_quote(self.namespace)},' if self.namespace else ""
-        made += f'"resource_version":{_quote(self.resource_version)},' if self.resource_version else ""
-        made += f'"sealed":{_quote(self.sealed)},' if self.sealed else ""
-        made += f'"sha256":{_quote(self.sha256)},"size":{self.size}'
-        return made + (f',"uid":{_quote(self.uid)}}}\n' if self.uid else "}\n")
-
-
-@functools.lru_cache(1000)
-def _folder(api_version: str, kind: str, namespace: str) -> str:
-    """Where objects of a kind and a namespace are."""
-    return f"objects/{api_version.rpartition('/')[0] or 'core'}/{kind}/{namespace or CLUSTER}"
 
 
 def digest_of(document: t.Mapping[str, t.Any]) -> str:
     """SHA-256 of plain data in its one JSON form."""
     return hashlib.sha256(_LINE(document).encode()).hexdigest()
-
-
-_fine: set[tuple[str, str, str]] = set()  # most objects are in the namespaces of others
-
-
-def check_parts(api_version: str, kind: str, namespace: str, name: str) -> None:
-    """Refuse names that are no parts of a path (Kubernetes forbids them too). Raises ValueError."""
-    known = (api_version, kind, namespace)
-    if known not in _fine:
-        _check_part("group", api_version.replace("/", "", 1))
-        _check_part("kind", kind)
-        _check_part("namespace", namespace or "x")
-        if len(_fine) < 10_000:
-            _fine.add(known)
-    _check_part("name", name)
-
-
-def _check_part(what: str, part: str) -> None:
-    if not part or part in (".", "..") or "/" in part or not part.isprintable():
-        raise ValueError(f"its {what} cannot be part of a path")
 
 
 class Writer(contextlib.AbstractContextManager["Writer"]):
@@ -159,11 +86,14 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         self.sealed: dict[str, int] = {}
         self.objects = 0
         self.bytes = 0
-        self._content = hashlib.sha256()
+        self.content = Content()
         self._index_hash = hashlib.sha256()
         self._index_size = 0
         self._lines: list[bytes] = []  # of the index, until there are enough of them to be written
         self._keys: set[int] = set()
+        self._pack: list[tuple[Entry, bytes]] = []  # waits for being encrypted
+        self._packed = self._packs = 0
+        self._version = VERSION if seal is not None and seal.slow else PLAIN
         self._files = contextlib.ExitStack()
         self._half: pathlib.Path | None = None
         self._file: t.BinaryIO
@@ -178,7 +108,7 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
             self.abort()
             raise _cannot_write(path, error) from error
         self._tar = TarWriter(self._file)
-        self._tar.add(FIRST, _json({"format": FORMAT, "version": VERSION}))
+        self._tar.add(FIRST, _json({"format": FORMAT, "version": self._version}))
 
     def _begin(self, path: pathlib.Path) -> t.BinaryIO:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -206,30 +136,31 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
             data = (text or _yaml.dump(obj)).encode()
         except ValueError as error:
             raise MigrationError("An object cannot be saved", where=where, why=str(error)) from error
-        sealed = ""
+        sealed, pack = "", 0
         if secret:
             if self._seal is None:
                 raise MigrationError("A secret object is not saved without encryption", where=where, todo="give a key")
-            sealed, data = self._seal.name, self._seal.seal(data)
-        sha = hashlib.sha256(data).hexdigest()
-        entry = Entry(obj["apiVersion"], obj["kind"], name, sha, len(data), namespace, uid, resource_version, sealed)
-        path = entry.path
-        key = _short(path)
+            sealed = self._seal.name
+            if self._seal.slow:
+                pack = self._packs + 1
+            else:
+                data = self._seal.seal(data)
+        sha = "" if pack else hashlib.sha256(data).hexdigest()
+        entry = Entry(obj["apiVersion"], obj["kind"], name, sha, len(data), namespace, uid, resource_version, sealed, pack)
+        key = _short(entry.path)
         if key in self._keys:
             raise MigrationError(
                 "An object is there twice", where=where, why="the API server listed it twice, or two names collide"
             )
         self._keys.add(key)
-        line = entry.line().encode()
         try:
-            self._tar.add(path, data)
-            self._lines.append(line)
-            if len(self._lines) >= _LINES:
-                self._write_lines()
+            if pack:
+                self._hold(entry, data)
+            else:
+                self._put(data, entry)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        # Encryption gives other bytes each time: what it stands for is known by its version in the cluster.
-        self._content.update(f"{entry.key}\0{uid + resource_version if sealed else sha}\n".encode())
+        self.content.add(entry)
         kind = f"{entry.group or 'core'}/{entry.kind}"
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if sealed:
@@ -237,6 +168,27 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         self.objects += 1
         self.bytes += len(data)
         return entry
+
+    def _put(self, data: bytes, *entries: Entry) -> None:
+        """A member, and the lines of what is in it."""
+        self._tar.add(entries[0].member, data)
+        self._lines += (entry.line().encode() for entry in entries)
+        if len(self._lines) >= _LINES:
+            self._write_lines()
+
+    def _hold(self, entry: Entry, data: bytes) -> None:
+        self._pack.append((entry, data))
+        self._packed += len(data)
+        if self._packed >= _PACK:
+            self._close_pack()
+
+    def _close_pack(self) -> None:
+        """Encrypt what waits, as one text."""
+        if self._pack and self._seal is not None:
+            data = self._seal.seal(_BETWEEN.join(text for _entry, text in self._pack))
+            sha = hashlib.sha256(data).hexdigest()
+            self._put(data, *(dataclasses.replace(entry, sha256=sha, size=len(data)) for entry, _text in self._pack))
+            self._pack, self._packed, self._packs = [], 0, self._packs + 1
 
     def _write_lines(self) -> None:
         data = b"".join(self._lines)
@@ -253,13 +205,15 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
     @property
     def content_sha256(self) -> str:
         """The same for the same objects."""
-        return self._content.hexdigest()
+        return self.content.sha256
 
     def close(self, facts: t.Mapping[str, t.Any]) -> Object:
         """Write index and manifest (``facts`` and the writer's own), sync, rename, prove. Returns the manifest."""
         try:
+            self._close_pack()
             self._write_lines()
-            manifest: Object = {**facts, "format": FORMAT, "version": VERSION, "objects": self.objects, "bytes": self.bytes}
+            manifest: Object = {**facts, "format": FORMAT, "version": self._version}
+            manifest.update(objects=self.objects, bytes=self.bytes)
             manifest.update(counts=self.counts, sealed=self.sealed, content_sha256=self.content_sha256)
             manifest["index_sha256"] = self._index_hash.hexdigest()
             manifest["sha256"] = digest_of(manifest)
@@ -299,6 +253,7 @@ class Reader(contextlib.AbstractContextManager["Reader"]):
         self.path, self._seal = pathlib.Path(path), seal
         self.manifest: Object = {}
         self._proven = False
+        self._folders: tuple[str, ...] = ("objects/",)
         try:
             self._file = open(self.path, "rb")  # noqa: SIM115 - closed with the reader
         except OSError as error:
@@ -335,16 +290,24 @@ class Reader(contextlib.AbstractContextManager["Reader"]):
         """Manifest and index stand at the end: found first, in a file without a name, so that memory stays flat."""
         index = tempfile.TemporaryFile()  # noqa: SIM115
         sha, before = hashlib.sha256(), ""
+        size = line = 0  # of the index so far, and of its line that has no end yet
+        room = _LINE_LIMIT  # a line of the index is not much larger than what it is about
 
         def sink(chunk: bytes) -> None:
+            nonlocal size, line
+            first, size = chunk.find(b"\n"), size + len(chunk)
+            if size > min(room, _INDEX_LIMIT) or line + (first if first >= 0 else len(chunk)) > _LINE_LIMIT:
+                raise tar.error(INDEX, "it is larger than an index of these objects can be")
+            line = line + len(chunk) if first < 0 else len(chunk) - 1 - chunk.rfind(b"\n")
             index.write(chunk)
             sha.update(chunk)
 
         tar = self._tar(sink)
         for name, data in tar:
+            room += 8 * (1024 + len(data))
             if not before:
                 self._check_first(tar, name, data)
-            elif name.startswith("objects/") and before in (FIRST, "objects/"):
+            elif name.startswith(self._folders) and before in (FIRST, "objects/"):
                 name = "objects/"
             elif name == INDEX and before in (FIRST, "objects/"):
                 pass  # it went into the sink
@@ -360,14 +323,18 @@ class Reader(contextlib.AbstractContextManager["Reader"]):
     def _check_first(self, tar: TarReader, name: str, data: bytes) -> None:
         if name != FIRST:
             raise tar.error(name, f"{_stranger(name)}; the first member is not {FIRST}: it was not written by this collection")
-        if data != _json({"format": FORMAT, "version": VERSION}):
-            raise tar.error(name, f"it is not {FORMAT} version {VERSION}")
+        if data == _json({"format": FORMAT, "version": VERSION}):
+            self._folders = ("objects/", PACKS)
+        elif data != _json({"format": FORMAT, "version": PLAIN}):
+            raise tar.error(name, f"it is not {FORMAT} version {VERSION} or {PLAIN}")
 
     def _check_manifest(self, tar: TarReader, data: bytes, index_sha: str) -> Object:
         try:
             manifest = json.loads(data)
             right = manifest.pop("sha256") == digest_of(manifest)
         except (ValueError, KeyError, TypeError, AttributeError):
+            right = False
+        if right and not {"index_sha256", "content_sha256"} <= set(manifest):
             right = False
         if not right or data != _json({**manifest, "sha256": digest_of(manifest)}):
             raise tar.error(MANIFEST, "it has not the hash that is written in it")
@@ -392,57 +359,85 @@ class Reader(contextlib.AbstractContextManager["Reader"]):
             if self._proven:  # the index is a file that only this process has
                 return entry
             check_parts(entry.api_version, entry.kind, entry.namespace, entry.name)
-            if entry.line().encode() != line:
+            if entry.line().encode() != line or (entry.pack and not entry.sealed):
                 raise ValueError("a line is not as it is written")
         except (ValueError, TypeError, AttributeError) as error:
             raise ArchiveError("An archive is refused", where=f"{self.path}: {INDEX}", why=str(error)) from error
         return entry
 
-    def _members(self) -> t.Iterator[tuple[Entry, bytes]]:
-        """Objects against the index, one by one: name, size, hash."""
-        tar, entries = self._tar(lambda chunk: None), self.entries()
+    def _members(self) -> t.Iterator[tuple[list[Entry], bytes]]:
+        """Members against the index, one by one: name, size, hash. Those of a pack are in the order in which they stand in it."""
+        tar, groups = self._tar(lambda chunk: None), itertools.groupby(self.entries(), lambda entry: entry.member)
         seen: set[int] = set()
         number = 0
         for name, data in tar:
             if name in (FIRST, INDEX, MANIFEST):
                 continue
-            entry = next(entries, None)
-            key = _short(name)
-            if key in seen:
+            member, entries = next(groups, ("", iter(())))
+            if _short(name) in seen:
                 raise tar.error(name, "it is there twice")
-            if entry is None or entry.path != name:
-                raise tar.error(name, f"{_stranger(name)}; the index has {entry.path if entry else 'nothing'} in its place")
-            if entry.size != len(data) or entry.sha256 != hashlib.sha256(data).hexdigest():
+            if member != name:
+                raise tar.error(name, f"{_stranger(name)}; the index has {member or 'nothing'} in its place")
+            digest, those = hashlib.sha256(data).hexdigest(), list(entries)
+            if any(entry.size != len(data) or entry.sha256 != digest for entry in those):
                 raise tar.error(name, "it has not the hash that is written in the index")
-            seen.add(key)
-            number += 1
-            yield entry, data
-        missing = next(entries, None)
-        if missing is not None or number != self.manifest.get("objects"):
-            raise tar.error(missing.path if missing else MANIFEST, "it is in the index and not in the archive")
+            seen.add(_short(name))
+            for entry in those if those[0].pack else ():
+                if _short(entry.path) in seen:
+                    raise tar.error(entry.path, "it is there twice")
+                seen.add(_short(entry.path))
+            number += len(those)
+            yield those, data
+        missing, _rest = next(groups, ("", iter(())))
+        if missing or number != self.manifest.get("objects"):
+            raise tar.error(missing or MANIFEST, "it is in the index and not in the archive")
 
     def objects(self, wanted: t.Callable[[Entry], bool] | None = None) -> t.Iterator[tuple[Entry, Object | None]]:
         """``(entry, object)`` of all (or the wanted) objects; None for an encrypted one when no key was given.
 
         Raises ArchiveError when a file is not canonical or holds another object than it says, SealError for a wrong key.
         """
-        for entry, data in self._members():
-            if wanted is not None and not wanted(entry):
+        for entries, data in self._members():
+            chosen = [wanted is None or wanted(entry) for entry in entries]
+            if not any(chosen):
                 continue
-            yield entry, self._object(entry, data)
+            for entry, take, text in zip(entries, chosen, self._texts(entries, data)):  # noqa: B905 - not in Python 3.9
+                if take:
+                    yield entry, None if text is None else self._object(entry, text)
 
-    def _object(self, entry: Entry, data: bytes) -> Object | None:
+    def opens(self) -> bool:
+        """Whether the key is that of the first encrypted object, if there is one."""
+        for entries, data in self._members():
+            if entries[0].sealed:
+                try:
+                    return self._texts(entries, data)[0] is not None
+                except SealError:
+                    return False
+        return True
+
+    def _texts(self, entries: list[Entry], data: bytes) -> list[bytes | None]:
+        """The texts of a member's objects, opened; None without a key."""
+        first = entries[0]
+        if not first.sealed:
+            return [data]
+        if self._seal is None:
+            return [None] * len(entries)
+        where = f"{self.path}: {first.member}"
+        if self._seal.name != first.sealed:
+            raise SealError("An encrypted part cannot be opened", where=where, why=f"it needs a key of {first.sealed}")
+        try:
+            data = self._seal.open(data)
+        except SealError as error:
+            error.where = where
+            raise
+        texts = data.split(b"\n" + _BETWEEN) if first.pack else [data]
+        if len(texts) != len(entries):
+            why = f"it holds {len(texts)} objects, and the index has {len(entries)}"
+            raise ArchiveError("An archive is refused", where=where, why=why)
+        return [*(text + b"\n" for text in texts[:-1]), texts[-1]]
+
+    def _object(self, entry: Entry, data: bytes) -> Object:
         where = f"{self.path}: {entry.path}"
-        if entry.sealed:
-            if self._seal is None:
-                return None
-            if self._seal.name != entry.sealed:
-                raise SealError("An encrypted part cannot be opened", where=where, why=f"it needs a key of {entry.sealed}")
-            try:
-                data = self._seal.open(data)
-            except SealError as error:
-                error.where = where
-                raise
         try:
             obj = _yaml.parse(data.decode())
             meta = obj["metadata"]
@@ -476,7 +471,7 @@ def _json(document: t.Mapping[str, t.Any]) -> bytes:
 
 def _sweep(folder: pathlib.Path) -> None:
     """Remove half files whose writers are dead."""
-    for half in folder.glob(".*.half"):
+    for half in (path for path in folder.glob(".*.half") if _HALF.fullmatch(path.name)):
         with contextlib.suppress(OSError):
             fd = os.open(half, os.O_RDWR | os.O_NOFOLLOW)
             try:

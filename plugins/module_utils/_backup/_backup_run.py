@@ -12,7 +12,7 @@ import pathlib
 import re
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Writer, read_manifest
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._collect import Collector, Scope
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._scope import GROUPS
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Seal, seal_of
@@ -69,20 +69,23 @@ def _key(params: t.Mapping[str, t.Any]) -> Seal | None:
     return seal
 
 
-def _encryption(params: t.Mapping[str, t.Any], seal: Seal | None) -> Object:
+def _encryption(seal: Seal | None) -> Object:
     if seal is None:
         return {"method": "none"}
-    return {"method": seal.name, "recipients": sorted(params["age_recipients"])} if seal.name == "age" else {"method": seal.name}
+    return {"method": seal.name, "recipients": seal.recipients} if seal.name == "age" else {"method": seal.name}
 
 
-def same_as_before(folder: pathlib.Path, name: str, digest: str, wanted: Object) -> pathlib.Path | None:
-    """A whole archive of the same objects, from the same cluster, encrypted in the same way."""
+def same_as_before(folder: pathlib.Path, name: str, digest: str, wanted: Object, seal: Seal | None) -> pathlib.Path | None:
+    """A whole archive of the same objects, from the same cluster, encrypted in the same way, and for the same key."""
     for path in sorted(folder.glob(f"{name}-*-{digest[:12]}{SUFFIX}"), reverse=True):
         try:
-            manifest = read_manifest(path)
+            with Reader(path, seal) as reader:
+                manifest = reader.manifest
+                # who can read it is written in the manifest of one of age; which password a vault has, nowhere
+                ours = seal is None or seal.name != "vault" or reader.opens()
         except MigrationError:
             continue
-        if manifest["content_sha256"] == digest and all(manifest.get(key) == value for key, value in wanted.items()):
+        if ours and manifest["content_sha256"] == digest and all(manifest.get(key) == value for key, value in wanted.items()):
             return path
     return None
 
@@ -96,7 +99,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     seal, folder = _key(params), pathlib.Path(params["dest"]).expanduser()
     cluster = Cluster("source", params["source"])
     cluster.guard()
-    encryption = _encryption(params, seal)
+    encryption = _encryption(seal)
     half = None if check_mode else folder / f"{params['name']}.{os.getpid()}{SUFFIX}"
     made = Plan()
     with Writer(half, seal) as writer:
@@ -104,7 +107,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
         facts = {**collector.run(), "encryption": encryption}
         alike = {"cluster": facts["cluster"], "scope": facts["scope"], "encrypt": facts["encrypt"], "encryption": encryption}
         digest = writer.content_sha256
-        path = same_as_before(folder, params["name"], digest, alike)
+        path = same_as_before(folder, params["name"], digest, alike, seal)
         summary = {"objects": writer.objects, "counts": dict(writer.counts), "content_sha256": digest}
         if path is None:
             stamp = facts["created"].replace("-", "").replace(":", "").replace("+0000", "Z")
@@ -133,6 +136,8 @@ def _warnings(facts: Object, collector: Collector) -> list[str]:
     if drift["changes"]:
         kinds = ", ".join(f"{entry['kind']} ({entry['count']})" for entry in drift["kinds"])
         found.append(f"Objects changed while the backup was made, it holds their state from before: {kinds}")
+    if drift["unknown"]:
+        found.append(f"It is not known whether these changed while the backup was made: {', '.join(drift['unknown'])}")
     if collector.exposed:
         found.append(
             f"{len(collector.exposed)} objects look as if they held secrets, and no key is given: only the file's mode (0600) "

@@ -14,7 +14,8 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Reader
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import is_definition
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan

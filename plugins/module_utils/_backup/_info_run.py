@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope, _yaml
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Reader
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import seal_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
@@ -125,7 +126,8 @@ def compare(reader: Reader, cluster: Cluster) -> Object:
                 tell(entry, "missing")
                 continue
             now["apiVersion"], now["kind"] = kind.api_version, kind.kind
-            tell(entry, "differs", differing(now, obj, secret=bool(entry.sealed) or entry.kind == "Secret"))
+            secret = bool(entry.sealed) or any(_scope.may_hold_secret(entry.kind, _yaml.dump(side)) for side in (now, obj))
+            tell(entry, "differs", differing(now, obj, secret=secret))
     # A kind of which only some objects were wanted says nothing about the others.
     whole = {entry["kind"] for entry in reader.manifest.get("lists") or () if entry["mode"] == "all"}
     for key in sorted(live.objects):

@@ -12,7 +12,8 @@ import fnmatch
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import MASK
@@ -224,9 +225,8 @@ def shown(lines: t.Sequence[str], secret: bool) -> list[str]:
 def prunable(lists: t.Sequence[Object], scope: t.Mapping[str, t.Any], choice: Choice) -> tuple[set[str], set[str] | None]:
     """``group/Kind`` of which the archive holds all, and the namespaces (of the target) of which it does; None = all."""
     whole = {str(entry["kind"]) for entry in lists if entry["mode"] == "all"}
-    chosen = set(choice.namespaces) or set(scope.get("namespaces") or ())
-    if choice.namespaces and scope.get("namespaces"):
-        chosen = set(choice.namespaces) & set(scope["namespaces"])
-    if not chosen:
+    saved, wanted = set(scope.get("namespaces") or ()), set(choice.namespaces)
+    if not saved and not wanted:
         return whole, (set(choice.namespace_map.values()) if choice.namespace_map else None)
+    chosen = saved & wanted if saved and wanted else saved or wanted  # nothing in common is nothing, and not everything
     return whole, {choice.namespace_map.get(name, name) for name in chosen}

@@ -15,8 +15,9 @@ import pathlib
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _restore, _scope, _yaml
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Object, Reader, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._definitions import Definitions
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._info_run import (
     MARKS,
     Live,
@@ -83,6 +84,7 @@ class Restore:
         self.done: list[str] = []
         self.failed: list[str] = []
         self.written = 0
+        self.copies: dict[str, tuple[str, bytes]] = {}  # version and fingerprint of what a copy was kept of
         self._owners: dict[tuple[str, str, str, str], str] = {}
 
     # -- observe -----------------------------------------------------------------------------------------------------
@@ -163,15 +165,16 @@ class Restore:
             return True
         return found[2] == fingerprint(obj)
 
-    def _secret(self, entry: Entry, obj: Object) -> bool:
-        return bool(entry.sealed) or _scope.may_hold_secret(entry.kind, _yaml.dump(obj))
+    def _secret(self, entry: Entry, *sides: Object) -> bool:
+        """Whether the archive's object, or the target's, may hold a secret."""
+        return bool(entry.sealed) or any(_scope.may_hold_secret(entry.kind, _yaml.dump(side)) for side in sides)
 
     def _differences(self, entry: Entry, obj: Object, kind: Kind) -> list[str]:
         namespace, name = self.choice.place(entry)
         now = self.cluster.get(kind, name, namespace)
         if now is None or len(self.plan.items) >= 300:
             return []
-        return differing(obj, {**now, "apiVersion": kind.api_version, "kind": kind.kind}, secret=self._secret(entry, obj))
+        return differing(obj, {**now, "apiVersion": kind.api_version, "kind": kind.kind}, secret=self._secret(entry, obj, now))
 
     def _rehearse(self, job: tuple[int, Entry, Object, Kind]) -> tuple[int, str, tuple[str, str, list[str]] | None]:
         """None: the target takes it."""
@@ -186,7 +189,7 @@ class Restore:
                 if live is None:
                     return number, key, (REFUSED, "it vanished from the target: run again", [])
                 live["apiVersion"], live["kind"] = kind.api_version, kind.kind
-                differences = differing(body, live, secret=self._secret(entry, body))
+                differences = differing(body, live, secret=self._secret(entry, body, live))
                 stored, missing = _writer.rehearse(self.cluster, kind, _restore.over(body, live), live)
                 if fingerprint(stored) == fingerprint(live):
                     return number, key, (SAME, "", [])  # the difference is a default of the API server
@@ -236,6 +239,7 @@ class Restore:
                 if obj is None:
                     continue
                 meta = obj["metadata"]
+                self.copies[key] = meta.get("resourceVersion", ""), fingerprint(obj)
                 uid, version = meta.get("uid", ""), meta.get("resourceVersion", "")
                 secret = self.seal is not None or obj["kind"] == "Secret"
                 if secret and self.seal is None:
@@ -323,11 +327,20 @@ class Restore:
 
     def _delete(self, job: tuple[str, str]) -> tuple[str, str, str]:
         group, name, namespace, own = job[0].split("/", 3)
-        try:
-            self.cluster.delete(t.cast(Kind, self.live.kinds[(group, name)]), own, namespace, uid=job[1])
-        except MigrationError as error:
-            return "delete", job[0], error.why or error.what
-        return "delete", job[0], ""
+        kind, copy = t.cast(Kind, self.live.kinds[(group, name)]), self.copies.get(job[0], ("", b""))
+        for _again in range(5):
+            try:
+                self.cluster.delete(kind, own, namespace, uid=job[1], version=copy[0])
+            except MigrationError as error:
+                if error.details.get("status") != 409:
+                    return "delete", job[0], error.why or error.what
+            else:
+                return "delete", job[0], ""
+            _key, now = self._fetch((job[0],))
+            if now is None or now["metadata"].get("uid") != job[1] or fingerprint(now) != copy[1]:
+                break
+            copy = now["metadata"]["resourceVersion"], copy[1]  # only its status is another one
+        return "delete", job[0], "somebody changed it since a copy was kept: run again"
 
     def _adopt(self, body: Object) -> None:
         """Owners have new UIDs: looked up by name. A reference to one that is gone would have the object deleted at once."""

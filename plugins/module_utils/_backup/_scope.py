@@ -132,12 +132,15 @@ class References:
 
     def see(self, obj: Object) -> None:
         """Take in a mesh object."""
-        meta = obj["metadata"]
-        namespace = meta.get("namespace") or ""
-        spec = obj.get("spec")
-        if not isinstance(spec, dict):
-            return
-        kind = obj["kind"]
+        namespace, spec = obj["metadata"].get("namespace") or "", obj.get("spec")
+        if isinstance(spec, dict):
+            try:
+                self._see(obj, spec, namespace)
+            except (AttributeError, TypeError):  # a kind of this name of somebody else, or one without a schema
+                self._hosts(spec, namespace)
+
+    def _see(self, obj: Object, spec: Object, namespace: str) -> None:
+        meta, kind = obj["metadata"], obj["kind"]
         if kind == "VirtualService":
             self._routes(spec, namespace)
         elif kind in ("DestinationRule", "Sidecar", "ServiceEntry") or kind.endswith("Route"):

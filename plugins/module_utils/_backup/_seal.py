@@ -29,9 +29,17 @@ class SealError(MigrationError):
 
 
 class Seal(t.Protocol):
-    """One way to encrypt. ``name`` is ``age`` or ``vault``, and the suffix of the files."""
+    """One way to encrypt. ``name`` is ``age`` or ``vault``, and the suffix of the files.
+
+    ``slow``: each part costs milliseconds, whatever its size, so objects are sealed many at once.
+    """
 
     name: str
+    slow: bool
+
+    @property
+    def recipients(self) -> list[str]:
+        """Who can read, as far as that is no secret and can be said."""
 
     def seal(self, data: bytes) -> bytes:
         """Encrypt. Raises SealError when only a reading key was given."""
@@ -47,7 +55,7 @@ class Age:
     :arg identities: the text of an identity file, for reading.
     """
 
-    name = "age"
+    name, slow = "age", False
 
     def __init__(self, recipients: t.Sequence[str] = (), identities: str = "") -> None:
         try:
@@ -63,6 +71,7 @@ class Age:
         self._identities = self._read_identities(identities)
         if not self._recipients:  # who can read may write for himself
             self._recipients = [one.to_public() for one in self._identities if hasattr(one, "to_public")]
+        self.recipients = sorted(text.strip() for text in recipients if text.strip()) or sorted(map(str, self._recipients))
 
     def _recipient(self, text: str) -> t.Any:
         kind = self._age.ssh if text.startswith("ssh-") else self._age.x25519
@@ -101,7 +110,8 @@ class Age:
 class Vault:
     """Ansible Vault 1.1. Each part has a salt of its own, so equal parts do not look equal."""
 
-    name = "vault"
+    name, slow = "vault", True
+    recipients: t.ClassVar[list[str]] = []
 
     def __init__(self, password: str) -> None:
         if not password:

@@ -128,7 +128,16 @@ class Api:
         except Exception as error:  # the SDK raises its own, requests' and plain ones: all become one
             raise self._explain(action, where, error) from error
         body = answer.get("body")
-        return body if isinstance(body, dict) else {}
+        if isinstance(body, dict) and body.get("RequestId"):  # every answer of Alibaba Cloud has one
+            return body
+        raise MigrationError(
+            f"The answer to {action} is not one of Alibaba Cloud",
+            where=f"{where} at {self.endpoint}",
+            why=f"it has no RequestId; it begins with {str(body)[:80]!r}, and nothing is taken for absent by it",
+            todo=f"check alibaba.{self.ENDPOINT} and the proxy: something else may answer there",
+            transient=True,
+            details={"code": "", "status": 0, "action": action},
+        )
 
     def _request(self, params: dict[str, t.Any]) -> t.Any:
         """The parameters of SLB go into the query, with the region."""

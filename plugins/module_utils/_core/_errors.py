@@ -87,3 +87,17 @@ class MigrationError(Exception):
 
 class InputError(MigrationError):
     """An option that cannot be right: found before anything is read or written."""
+
+
+def unknown(error: Exception) -> MigrationError:
+    """The last line of defence: an operator at night gets a sentence with the place in the code, not a stack."""
+    trace, place = error.__traceback__, "?"
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return MigrationError(
+        "The module met a situation that it does not know",
+        why=f"{type(error).__name__}: {error} (at {place})",
+        todo="look at the journal for what was begun and not done, run again with --check, and report this as a bug",
+        done=["unknown, see the journal"],
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, unknown
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import scrub
 
@@ -74,14 +74,8 @@ def run(module: AnsibleModule, logic: t.Callable[[dict[str, t.Any], bool], Outco
         problem = outcome.failed
     except MigrationError as error:
         problem = error
-    except Exception as error:  # the last line of defence: an operator at night gets a sentence, not a stack
-        place = _place(error)
-        problem = MigrationError(
-            "The module met a situation that it does not know",
-            why=f"{type(error).__name__}: {error} (at {place})",
-            todo="look at the journal for what was begun and not done, run again with --check, and report this as a bug",
-        )
-        problem.done = ["unknown, see the journal"]
+    except Exception as error:
+        problem = unknown(error)
     answer: dict[str, t.Any] = {
         **outcome.result,
         "changed": outcome.plan.changed,
@@ -99,11 +93,3 @@ def run(module: AnsibleModule, logic: t.Callable[[dict[str, t.Any], bool], Outco
     module.exit_json(**answer)
     raise SystemExit(0)  # never reached: exit_json ends the process
 
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    place = "?"
-    while trace is not None:
-        place = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return place

@@ -18,7 +18,10 @@ _SECRET_KEYS = frozenset(
 
 
 def scrub(value: t.Any, secrets: t.Collection[str] = ()) -> t.Any:
-    """A copy of plain data without secrets: known secret strings, well-known keys, and what a Secret holds."""
+    """A copy of plain data without secrets: known secret strings, well-known keys, and what a Secret holds.
+
+    Bytes that are no UTF-8 (as ``surrogateescape`` keeps them) are shown as ``\\udce9``: Ansible refuses an answer that has them.
+    """
     if isinstance(value, t.Mapping):
         is_secret = value.get("kind") == "Secret"
         clean: dict[str, t.Any] = {}
@@ -36,6 +39,8 @@ def scrub(value: t.Any, secrets: t.Collection[str] = ()) -> t.Any:
         for secret in secrets:
             if secret and secret in value:
                 value = value.replace(secret, MASK)
+        if not value.isascii():
+            value = value.encode("utf-8", "backslashreplace").decode()
     return value
 
 

@@ -33,6 +33,7 @@ PAGE = 500
 # Seconds for which the headers that log in are kept: looking for a fresher token costs as much as a call.
 _LOGIN = 5.0
 _CONNECTIONS = 32
+_PATHS = 8192  # characters that a list of paths may have
 
 Object = dict[str, t.Any]
 
@@ -265,11 +266,11 @@ class Cluster:
             where=self.where(kind, meta["name"], meta.get("namespace", "")),
         )
 
-    def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "") -> None:
-        """Delete this very object (by UID when given); being gone already is success."""
+    def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str = "", version: str = "") -> None:
+        """Delete this very object (by UID when given), as it was at a resourceVersion; being gone already is success."""
         body: Object = {"propagationPolicy": "Background"}
         if uid:
-            body["preconditions"] = {"uid": uid}
+            body["preconditions"] = {"uid": uid, **({"resourceVersion": version} if version else {})}
         try:
             self._call("DELETE", kind.path(namespace, name), body=body, where=self.where(kind, name, namespace))
         except MigrationError as error:
@@ -400,14 +401,9 @@ class Cluster:
         if status < 400 and isinstance(answer, dict):
             return answer
         if status < 400:
-            raise MigrationError(
-                f"The API server of {self.name} answered {method} with something that is no JSON object",
-                where=f"{where} at {self.host}",
-                why=f"{len(data)} bytes that begin with {data[:80].decode(errors='replace')!r}",
-                todo="check the address and the proxy: something else may answer there, or cut answers off",
-                transient=True,
-                details={"status": 0},
-            )
+            raise self._foreign(method, where, status, data)
+        if status == 404 and not text and not _says_so(answer, data):
+            raise self._foreign(method, where, status, data)
         if status == 401 and self._login[0] < math.inf:
             self._login = (0.0, {})
         reason = str(answer.get("message") or "") if isinstance(answer, dict) else ""
@@ -427,6 +423,23 @@ class Cluster:
         )
 
 
+    def _foreign(self, method: str, where: str, status: int, data: bytes) -> MigrationError:
+        what = "a 404 that is not its own" if status == 404 else "something that is no JSON object"
+        return MigrationError(
+            f"The API server of {self.name} answered {method} with {what}",
+            where=f"{where} at {self.host}",
+            why=f"{len(data)} bytes that begin with {data[:80].decode(errors='replace')!r}",
+            todo="check the address and the proxy: something else may answer there, or cut answers off",
+            transient=True,
+            details={"status": 0},
+        )
+
+
+def _says_so(answer: t.Any, data: bytes) -> bool:
+    """Whether a 404 is one of an API server: a Status, or its plain text for a path that it does not serve."""
+    return (isinstance(answer, dict) and answer.get("kind") == "Status") or data.strip() == b"404 page not found"
+
+
 def _configuration(name: str, options: t.Mapping[str, t.Any]) -> t.Any:
     """A kubernetes.client.Configuration from the options; nothing is ever taken by silence."""
     try:
@@ -439,6 +452,10 @@ def _configuration(name: str, options: t.Mapping[str, t.Any]) -> t.Any:
         ) from error
     configuration = client.Configuration()
     kubeconfig, host = options.get("kubeconfig"), options.get("host")
+    if kubeconfig and ("\n" in str(kubeconfig) or "{" in str(kubeconfig)[:1] or len(str(kubeconfig)) > _PATHS):
+        raise InputError(  # its text is never repeated: there are keys in it
+            f"{name}.kubeconfig is not the path of a file", why="the content of one seems to be given", todo="write it to a file"
+        )
     try:
         if kubeconfig:
             paths = [str(pathlib.Path(part).expanduser()) for part in str(kubeconfig).split(":")]

@@ -249,7 +249,8 @@ def _write(target: Cluster, item: Item, journal: Journal, kind: Kind) -> None:
         if item.action == "create":
             _writer.create(target, kind, t.cast(Object, item.body))
         elif item.action == "delete":
-            target.delete(kind, item.name, item.namespace, uid=present["metadata"]["uid"])
+            meta = present["metadata"]  # by its version, too: nobody changed it since it was judged
+            target.delete(kind, item.name, item.namespace, uid=meta["uid"], version=meta.get("resourceVersion", ""))
         else:
             _writer.replace(target, kind, t.cast(Object, item.body))
     if item.action == "restore":

@@ -13,6 +13,7 @@ A snapshot is ``<state_dir>/<migration>/snapshots/<time>-<hash>.json`` (0600):
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import datetime
 import hashlib
@@ -229,7 +230,8 @@ def kept(journal: Journal, key: str) -> Object | None:
         return None
     obj = entry.get("object")
     if obj is None and entry.get("packed"):
-        obj = json.loads(zlib.decompress(base64.b64decode(entry["packed"])))
+        with contextlib.suppress(zlib.error, ValueError):  # damaged: there is the file
+            obj = json.loads(zlib.decompress(base64.b64decode(entry["packed"])))
     path = journal.directory / "objects" / f"{entry['sha256']}.json"
     if obj is None:
         try:

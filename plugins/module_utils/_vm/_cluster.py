@@ -11,11 +11,18 @@ import dataclasses
 import ipaddress
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster, Object
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP, POD, SERVICE, kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import (
+    CONFIG_MAP,
+    POD,
+    SERVICE,
+    kind_of,
+    served_as,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _renewal, _token
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._service_objects import DISCONNECTED, NETWORKING
 
 ROOT_CONFIG_MAP, ROOT_KEY = "istio-ca-root-cert", "root-cert.pem"
 API_CONFIG_MAP, API_KEY = "kube-root-ca.crt", "ca.crt"
@@ -175,8 +182,13 @@ def plan(cluster: Cluster, options: t.Mapping[str, t.Any]) -> tuple[Plan, list[O
 
 def plan_absent(cluster: Cluster, options: t.Mapping[str, t.Any]) -> tuple[Plan, list[tuple[t.Any, str, str]]]:
     """What this module made in the cluster: it knows them by their label."""
-    made, found = Plan(), []
+    made = Plan()
+    found: list[tuple[t.Any, str, str]] = []
     namespace, account = options["namespace"], options["service_account"]
+    if users := users_of(cluster, options):
+        where = cluster.where(ACCOUNT, account, namespace)
+        made.notes.append(f"{where} and its rights stay, because others are still it: {few(users)}")
+        return made, found
     role = _renewal.role_name(account)
     group = "rbac.authorization.k8s.io/v1"
     for api, name, one in ((group, "RoleBinding", role), (group, "Role", role), ("v1", "ServiceAccount", account)):
@@ -191,6 +203,29 @@ def plan_absent(cluster: Cluster, options: t.Mapping[str, t.Any]) -> tuple[Plan,
         made.add("delete", where, {}, None, "all tokens of the account end with it" if name == "ServiceAccount" else "")
         found.append((kind, one, str(obj["metadata"]["uid"])))
     return made, found
+
+
+def users_of(cluster: Cluster, options: t.Mapping[str, t.Any]) -> list[str]:
+    """Who else is in the mesh by this account: pods, and VMs that are registered; what cannot be seen counts as somebody."""
+    namespace, account = options["namespace"], options["service_account"]
+    found = [
+        f"Pod/{pod['metadata']['name']}"
+        for pod in cluster.list_all(POD, namespace)
+        if (pod.get("spec") or {}).get("serviceAccountName") == account
+        and (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+    ]
+    try:
+        entry = served_as(cluster.served(NETWORKING), NETWORKING, "WorkloadEntry")
+        for one in cluster.list_all(entry, namespace) if entry else ():
+            spec, notes = one.get("spec") or {}, one["metadata"].get("annotations") or {}
+            own = bool(options["address"]) and spec.get("address") == options["address"]
+            if spec.get("serviceAccount") == account and not own and not notes.get(DISCONNECTED):
+                found.append(f"WorkloadEntry/{one['metadata']['name']}")
+    except MigrationError as error:
+        if error.details.get("status") != 403:
+            raise
+        found.append(f"perhaps VMs, whose entries cannot be seen ({error.why})")
+    return found
 
 
 def token(cluster: Cluster, options: t.Mapping[str, t.Any], audiences: t.Sequence[str]) -> str:

@@ -87,12 +87,24 @@ class Engine:
     def get(self, path: str) -> Object | None:
         """JSON, or None when there is no such thing."""
         try:
-            found = json.loads(self.call("GET", path))
+            text = self.call("GET", path)
         except MigrationError as error:
             if error.details.get("status") == 404:
                 return None
             raise
-        return dict(found)
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            return found
+        raise MigrationError(
+            f"The container engine answered GET {path} with something that is no JSON object",
+            where=self.path,
+            why=f"{len(text)} bytes that begin with {text[:80].decode(errors='replace')!r}",
+            todo="see what listens on this socket, and name the engine's own in engine_socket",
+            details={"status": 0},
+        )
 
     def name(self, version: Object | None = None) -> str:
         """`docker` or `podman`."""

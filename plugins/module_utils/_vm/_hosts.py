@@ -35,7 +35,17 @@ def without(text: str) -> str:
 
 def broken(text: str) -> bool:
     """Whether there is a beginning without an end."""
-    return BEGIN in without(text)
+    return _begins(without(text)) >= 0
+
+
+def _begins(text: str) -> int:
+    """Where the first line stands that begins a block; -1 when there is none."""
+    at = 0
+    for line in text.splitlines(keepends=True):
+        if line.startswith(BEGIN):
+            return at
+        at += len(line)
+    return -1
 
 
 def with_block(text: str, lines: t.Sequence[str]) -> str:
@@ -44,7 +54,7 @@ def with_block(text: str, lines: t.Sequence[str]) -> str:
     if not lines:
         return base
     if base != text:
-        at = text.index(BEGIN)
+        at = _begins(text)
         if text[:at] == base[:at]:  # replace it where it stands
             head = text[at : text.index("\n", at) + 1]
             return base[:at] + head + "".join(f"{line}\n" for line in lines) + f"{END}\n" + base[at:]

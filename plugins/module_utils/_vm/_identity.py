@@ -52,11 +52,15 @@ class Present:
 
 @dataclasses.dataclass
 class Observed:
-    """The VM. ``made`` is what this module says that it made: files, folders, and what it moved out of the way."""
+    """The VM. ``made`` is what this module says that it made: files, folders, and what it moved out of the way.
+
+    :arg timer: it is enabled and runs. :arg armed: one of both.
+    """
 
     paths: dict[str, Present] = dataclasses.field(default_factory=dict)
     hosts: str | None = None
     timer: bool = False
+    armed: bool = False
     address: str = ""
     python: str = "/usr/bin/python3"
     made: Object = dataclasses.field(default_factory=lambda: {"files": [], "folders": [], "kept": {}, "modes": {}})
@@ -204,12 +208,12 @@ def plan(
         same = present is not None and (wanted.text is None or present.text == wanted.text) and not reason
         if present is not None and same and (present.mode, present.owner) == (wanted.mode, wanted.owner):
             continue
-        if present is not None and name not in seen.made["files"] and not same:
+        if present is not None and name not in seen.made["files"]:
             made.add("keep", name, None, {"as": name + KEPT}, "it was there before, and comes back when the VM leaves")
         before = None if present is None else _look(present, wanted.secret)
         made.add("write", name, before, _look(wanted, wanted.secret), reason)
     for name in [one for one in seen.made["files"] if one not in files and one in seen.paths]:
-        if name == f"{SYSTEMD}/{_renewal.UNIT}.timer" and seen.timer:
+        if name == f"{SYSTEMD}/{_renewal.UNIT}.timer" and seen.armed:
             made.add("disable", f"{_renewal.UNIT}.timer", {"enabled": True}, {"enabled": False}, "no renewal by a timer any more")
         made.add("delete", name, {}, None, "not needed any more")
     _plan_hosts(made, seen, options["hosts_file"], lines)
@@ -222,12 +226,13 @@ def plan_absent(options: t.Mapping[str, t.Any], seen: Observed) -> Plan:
     """Everything away that this module made, and back what it moved."""
     made = Plan()
     path = options["path"]
-    if seen.timer and f"{SYSTEMD}/{_renewal.UNIT}.timer" in seen.made["files"]:
+    if seen.armed and f"{SYSTEMD}/{_renewal.UNIT}.timer" in seen.made["files"]:
         made.add("disable", f"{_renewal.UNIT}.timer", {"enabled": True}, {"enabled": False}, "")
+    back = {name: kept for name, kept in seen.made["kept"].items() if kept in seen.paths}
     for name in seen.made["files"]:
-        if name in seen.paths:
+        if name in seen.paths and name not in back:
             made.add("delete", name, {}, None, "")
-    for name, kept in seen.made["kept"].items():
+    for name, kept in back.items():
         made.add("restore", name, {"as": kept}, {}, "it was there before")
     if f"{path}/issued" in seen.made["folders"]:
         for name in seen.issued:
@@ -236,15 +241,18 @@ def plan_absent(options: t.Mapping[str, t.Any], seen: Observed) -> Plan:
             else:
                 made.notes.append(f"{path}/issued/{name} is not known to this module and stays")
     _plan_hosts(made, seen, options["hosts_file"], [])
-    if f"{path}/{MADE}" in seen.paths:
-        made.add("delete", f"{path}/{MADE}", {}, None, "")
     for folder, (mode, uid, gid) in seen.made["modes"].items():
         present = seen.paths.get(folder)
         if present is not None:
             made.add("set back", folder, _look(present), {"mode": f"{mode:04o}", "owner": f"{uid}:{gid}"}, "as it was before")
-    for folder in sorted(seen.made["folders"], reverse=True):
-        if folder in seen.paths:
+    there = [folder for folder in sorted(seen.made["folders"], reverse=True) if folder in seen.paths]
+    for folder in there:
+        if folder != path:
             made.add("remove", folder, {}, None, "when it is empty")
+    if f"{path}/{MADE}" in seen.paths:  # as late as it can be: a run that is killed before knows what is left
+        made.add("delete", f"{path}/{MADE}", {}, None, "")
+    if path in there:
+        made.add("remove", path, {}, None, "when it is empty")
     return made
 
 

@@ -7,7 +7,10 @@
 
 from __future__ import annotations
 
+import errno
 import grp
+import io
+import ipaddress
 import json
 import os
 import pathlib
@@ -26,10 +29,14 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _hosts, _identity, _renewal, _token
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._alone import alone
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._identity import KEPT, MADE, SYSTEMD, Observed, Present
 
 _TEMPORARY = ".servicemesh-migration-new-"
+# What says that a file, or its folder, is a mount that nothing can be renamed into.
+_A_MOUNT = (errno.EBUSY, errno.EXDEV, errno.EROFS, errno.EACCES, errno.EPERM)
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def check(options: t.Mapping[str, t.Any]) -> tuple[int, int]:
@@ -46,6 +53,13 @@ def check(options: t.Mapping[str, t.Any]) -> tuple[int, int]:
     for key, value in (options["env"] or {}).items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(key)) or "\n" in str(value):
             raise InputError("This is no environment variable", where=f"env.{key}", why="a name or a value that no file can hold")
+    for one in options["hosts"] or []:
+        try:
+            ipaddress.ip_address(one["address"])
+            if not one["names"] or not all(_HOST.fullmatch(name) for name in one["names"]):
+                raise ValueError(f"a name is letters, digits, '.', '_' and '-': {one['names']!r}")
+        except ValueError as error:
+            raise InputError("This is no entry of a hosts file", where="hosts", why=str(error)) from error
     return _id(options["owner"], "owner"), _id(options["group"], "group")
 
 
@@ -77,6 +91,7 @@ def observe(options: t.Mapping[str, t.Any], towards: str = "") -> Observed:
                 "It is not known what was made here", where=f"{path}/{MADE}", why=str(error), todo=todo
             ) from error
     names = [path, f"{path}/certs", f"{path}/issued", *seen.made["files"], *seen.made["folders"]]
+    names += seen.made["kept"].values()
     names += [f"{path}/{name}" for name in ("cluster.env", "mesh.yaml", "certs/root-cert.pem", "certs/istio-token")]
     names += [f"{path}/{name}" for name in ("renewal.json", "renew-token", "api-ca.pem", "api-token")]
     names += [f"{SYSTEMD}/{_renewal.UNIT}.{kind}" for kind in ("service", "timer")]
@@ -92,8 +107,8 @@ def observe(options: t.Mapping[str, t.Any], towards: str = "") -> Observed:
     if f"{path}/issued" in seen.paths:
         seen.issued = sorted(os.listdir(f"{path}/issued"))
     if f"{SYSTEMD}/{_renewal.UNIT}.timer" in seen.paths:
-        seen.timer = _systemctl("is-enabled", f"{_renewal.UNIT}.timer")[0] == 0
-        seen.timer = seen.timer and _systemctl("is-active", f"{_renewal.UNIT}.timer")[0] == 0
+        states = [_systemctl(word, f"{_renewal.UNIT}.timer")[0] == 0 for word in ("is-enabled", "is-active")]
+        seen.timer, seen.armed = all(states), any(states)
     seen.address = _own_address(towards) if towards else ""
     return seen
 
@@ -104,7 +119,10 @@ def _present(path: str) -> Present | None:
         if stat.S_ISLNK(found.st_mode):
             why, todo = "it is a symbolic link", "put a file or a folder there"
             raise MigrationError("This is not written to", where=path, why=why, todo=todo)
-        text = None if stat.S_ISDIR(found.st_mode) else pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        if stat.S_ISDIR(found.st_mode):
+            text = None
+        else:  # to the byte: lines may end with CR, texts may be in any code
+            text = pathlib.Path(path).read_bytes().decode("utf-8", "surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Present(stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid), text)
@@ -123,8 +141,13 @@ def _own_address(towards: str) -> str:
 
 
 def _systemctl(*words: str) -> tuple[int, str]:
+    return _output("systemctl", *words)
+
+
+def _output(*words: str, timeout: float = 60) -> tuple[int, str]:
+    """Status and what a program said; 255 and why when it did not end."""
     try:
-        done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, timeout=timeout)
     except (OSError, subprocess.SubprocessError) as error:
         return 255, str(error)
     return done.returncode, (done.stderr or done.stdout).strip()
@@ -141,23 +164,17 @@ def apply(
     folders: t.Mapping[str, _identity.File],
     done: list[str],
 ) -> None:
-    """In the order of the plan. What is made is written down before it is made: a run that is killed can be taken back."""
+    """In the order of the plan. What is made is written down right before it is made, and not earlier: a run that is killed can
+    be taken back, and what it had not come to is still somebody else's."""
     state = f"{options['path']}/{MADE}"
     book = seen.made
     if options["state"] == "present":
         for change in made.changes:
             if change.action == "make":
                 book["folders"] = sorted({*book["folders"], change.target})
-            elif change.action == "write":
-                book["files"] = sorted({*book["files"], change.target})
             elif change.action == "set" and change.target not in book["folders"]:
                 was = seen.paths[change.target]
                 book["modes"].setdefault(change.target, [was.mode, *was.owner])
-            elif change.action == "keep":
-                book["kept"][change.target] = change.target + KEPT
-    for folder in (options["path"], f"{options['path']}/certs") if made.changed else ():
-        for leftover in pathlib.Path(folder).glob(f"{_TEMPORARY}*"):
-            leftover.unlink()  # of a run that was killed while it wrote
     units = False
     for change in made.changes:
         name, action = change.target, change.action
@@ -175,21 +192,26 @@ def apply(
             os.chown(name, uid, gid)
             os.chmod(name, mode)
         elif action == "keep":
+            book["kept"][name] = name + KEPT
             _write_down(state, book)
             if not os.path.lexists(name + KEPT):  # a second time: the first is what was there before
                 os.rename(name, name + KEPT)
         elif action == "write":
+            book["files"] = sorted({*book["files"], name})
             _write_down(state, book)
             text = files[name].text
-            _write(name, text if text is not None else pathlib.Path(name).read_text("utf-8"), files[name].mode, files[name].owner)
+            _write(name, _stays(name) if text is None else text, files[name].mode, files[name].owner)
         elif action == "edit":
             _edit(name, change)
         elif action == "delete":
             pathlib.Path(name).unlink(missing_ok=True)
         elif action == "restore":
-            if os.path.lexists(name + KEPT):
-                os.rename(name + KEPT, name)
+            book["files"] = [one for one in book["files"] if one != name]  # from here on it is somebody else's again
+            _write_down(state, book)
+            os.rename(name + KEPT, name)
         elif action == "remove":
+            for leftover in pathlib.Path(name).glob(_renewal.HALF):
+                leftover.unlink()  # of a timer's run that was killed: a token
             try:
                 os.rmdir(name)
             except FileNotFoundError:
@@ -202,6 +224,12 @@ def apply(
     if options["state"] == "present" and os.path.isdir(options["path"]) and made.changed:
         book["files"] = [one for one in book["files"] if os.path.lexists(one)]
         _write_down(state, book)
+
+
+def _stays(name: str) -> str:
+    """The text of a file that only gets other rights: as it is now, or in its copy when it was moved out of the way."""
+    found = _present(name) or _present(name + KEPT)
+    return (found.text or "") if found else ""
 
 
 def _write_down(state: str, book: t.Mapping[str, t.Any]) -> None:
@@ -232,10 +260,10 @@ def _write(name: str, text: str, mode: int, owner: tuple[int, int]) -> None:
     """Whoever reads it, now or after a crash, gets the old file or the new one."""
     fd, temp = tempfile.mkstemp(dir=os.path.dirname(name), prefix=_TEMPORARY)
     try:
-        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        with os.fdopen(fd, "wb") as stream:
             os.fchmod(fd, mode)
             os.fchown(fd, *owner)
-            stream.write(text)
+            stream.write(text.encode("utf-8", "surrogateescape"))
             stream.flush()
             os.fsync(fd)
         os.replace(temp, name)
@@ -250,22 +278,45 @@ def _edit(name: str, change: Change) -> None:
     before = now.text or "" if now else ""
     begin = [i for i, line in enumerate(change.after) if line.startswith(_hosts.BEGIN)]
     lines = change.after[begin[0] + 1 : change.after.index(_hosts.END, begin[0])] if begin else []
-    text = _hosts.with_block(before, lines)
+    data = _hosts.with_block(before, lines).encode("utf-8", "surrogateescape")
     temp = ""
     try:
         fd, temp = tempfile.mkstemp(dir=os.path.dirname(name), prefix=_TEMPORARY)
-        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
-            stream.write(text)
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(fd)  # a machine that loses its power right after has the old file or the new one, and no empty one
         if now:
             shutil.copystat(name, temp)
             os.chown(temp, *now.owner)
         else:
             os.chmod(temp, 0o644)
         os.replace(temp, name)
-    except OSError:
+    except OSError as error:
         if temp:
             pathlib.Path(temp).unlink(missing_ok=True)
-        pathlib.Path(name).write_text(text, encoding="utf-8", errors="surrogateescape")
+        if now is None or error.errno not in _A_MOUNT:
+            raise  # a full disk would take the file away from who writes over it
+        _write_over(name, before.encode("utf-8", "surrogateescape"), data)
+
+
+def _write_over(name: str, before: bytes, data: bytes) -> None:
+    """For a file that cannot be replaced. It is never empty in between; when there is no room it is as it was before."""
+    with open(name, "r+b", buffering=0) as stream:
+        try:
+            _all(stream, data)
+        except OSError:
+            _all(stream, before)
+            raise
+
+
+def _all(stream: io.FileIO, data: bytes) -> None:
+    stream.seek(0)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[stream.write(rest) :]
+    stream.truncate(len(data))
+    os.fsync(stream.fileno())
 
 
 # -- verify, run ---------------------------------------------------------------------------------------------------------------
@@ -276,18 +327,17 @@ def verify(options: t.Mapping[str, t.Any], files: t.Mapping[str, _identity.File]
     seen = observe(options)
     for name, wanted in files.items():
         found = seen.paths.get(name)
-        if found is None or (found.mode, found.owner) != (wanted.mode, wanted.owner):
+        other = found is not None and not wanted.secret and wanted.text not in (None, found.text)
+        if found is None or other or (found.mode, found.owner) != (wanted.mode, wanted.owner):
             where, todo = name, "see who else writes it, then run again"
             raise MigrationError("A file of the identity is not as it was written", where=where, todo=todo)
     if renewal:
-        done = subprocess.run(
-            [seen.python, f"{options['path']}/renew-token", "--now"], capture_output=True, text=True, check=False, timeout=120
-        )
-        if done.returncode:
+        status, said = _output(seen.python, f"{options['path']}/renew-token", "--now", timeout=120)
+        if status:
             raise MigrationError(
                 "The VM cannot renew its token by itself",
                 where=f"{options['path']}/renew-token",
-                why=(done.stderr or done.stdout).strip()[-500:],
+                why=said[-500:],
                 todo="let the VM reach renewal.server, or use renewal.method=none and renew by a scheduled playbook",
             )
         seen = observe(options)
@@ -304,6 +354,22 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
         raise InputError(
             "Nobody said what the cluster knows", todo="use the module as servicemesh.migration.vm_identity in a task"
         )
+    if check_mode:
+        return _run(params, facts, owner, check_mode=True)
+    with alone("identity", params["path"]):
+        _sweep(params)
+        return _run(params, facts, owner, check_mode=False)
+
+
+def _sweep(options: t.Mapping[str, t.Any]) -> None:
+    """Half files of a run that was killed while it wrote: one of them may hold a token."""
+    path = options["path"]
+    for folder in (path, f"{path}/certs", SYSTEMD, os.path.dirname(options["hosts_file"])):
+        for leftover in pathlib.Path(folder).glob(f"{_TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
+
+
+def _run(params: t.Mapping[str, t.Any], facts: t.Mapping[str, t.Any], owner: tuple[int, int], *, check_mode: bool) -> Outcome:
     seen = observe(params, facts["addresses"][0] if facts and not params["address"] else "")
     address = params["address"] or seen.address
     due: dict[str, str] = {}

@@ -18,9 +18,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import MASK
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._engine import PODMAN_UNIT, REMOVING
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._identity import ISSUED_MOUNT, TOKEN_MOUNT
 
@@ -172,6 +174,15 @@ def view(one: Object, image: str) -> Object:
     }
 
 
+_SECRET = re.compile(r"pass|secret|token|credential|private|api_?key|access_?key", re.I)
+
+
+def told(one: Object) -> Object:
+    """A view as it is shown: without the values of variables that by their names are secrets."""
+    pairs = [word.partition("=") for word in one["env"]]
+    return {**one, "env": [f"{key}={MASK if _SECRET.search(key) and value else value}" for key, _equals, value in pairs]}
+
+
 def plain_id(text: str) -> str:
     """An id without the name of its hash, which podman leaves out."""
     return text.partition(":")[2] or text
@@ -218,7 +229,7 @@ def plan(options: t.Mapping[str, t.Any], seen: Observed) -> Plan:
     if not seen.boots:
         made.notes.append(f"podman starts nothing when the VM boots: `systemctl enable {PODMAN_UNIT}` lets it")
     wanted = body(options, seen)
-    shown = view(wanted, seen.image)
+    shown = told(view(wanted, seen.image))
     if seen.proxy is None:
         made.add("create", name, None, shown, "")
         made.add("start", name, {"running": False}, {"running": True}, "")
@@ -226,9 +237,9 @@ def plan(options: t.Mapping[str, t.Any], seen: Observed) -> Plan:
         reason = f"changed: {', '.join(changed)}"
         if options["replace"] == "seamless" and seen.proxy.running:
             reason += "; the old one goes when the new one is ready"
-        made.add("replace", name, seen.proxy.view, shown, reason)
+        made.add("replace", name, told(seen.proxy.view), shown, reason)
     elif seen.proxy.running and seen.helper is not None and not seen.serving:
-        made.add("replace", name, seen.proxy.view, shown, "it gave its ports to a helper in an exchange that was cut short")
+        made.add("replace", name, told(seen.proxy.view), shown, "it gave its ports to a helper in an exchange that was cut short")
     elif not seen.proxy.running:
         made.add("start", name, {"running": False}, {"running": True}, "it is there and does not run")
     if seen.helper is not None and not any(change.action == "replace" for change in made.changes):
@@ -239,7 +250,7 @@ def plan(options: t.Mapping[str, t.Any], seen: Observed) -> Plan:
 def _plan_absent(made: Plan, options: t.Mapping[str, t.Any], seen: Observed) -> Plan:
     for name, one in ((helper_name(options["name"]), seen.helper), (options["name"], seen.proxy)):
         if one is not None:
-            made.add("remove", name, one.view, None, "with the volumes that it made")
+            made.add("remove", name, told(one.view), None, "with the volumes that it made")
     if options["remove_image"] and seen.image:
         made.add("remove image", options["image"], {"id": seen.image}, None, "")
     return made

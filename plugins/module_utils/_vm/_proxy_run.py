@@ -14,10 +14,12 @@ import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _envoy
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _redirect_host as host
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._alone import alone
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._engine import Engine
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._proxy import (
     HELPER,
@@ -35,6 +37,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._vm._proxy i
     size,
     spiffe,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_tables import CHAINS, target
 
 _FILES = ("cluster.env", "mesh.yaml", "certs/root-cert.pem")
 _SYSCTL = pathlib.Path("/proc/sys/net/ipv4/tcp_migrate_req")
@@ -71,8 +74,15 @@ class Session:
         seen.serving = seen.ready and self.serves(self.name, USUAL)
         return seen
 
-    def refuse(self, seen: Observed) -> None:
+    def refuse(self, seen: Observed, made: Plan, check_mode: bool) -> None:
         """What must not be begun."""
+        absent = self.options["state"] == "absent"
+        if absent and (seen.serving or self.serves(self.helper, HELPER)) and (tools := redirects()):
+            why = f"{', '.join(tools)} leads this machine's traffic to it: nothing would get in or out any more"
+            todo = "lift the redirect first (vm_redirect, state absent)"
+            if not check_mode:
+                raise MigrationError("The proxy is in use and is not removed", where=self.name, why=why, todo=todo)
+            made.notes.append(f"it would not be removed: {why}; {todo}")
         for name, one in ((self.name, seen.proxy), (self.helper, seen.helper)):
             if one is not None and not one.ours and not (self.options["adopt"] and name == self.name):
                 why = "a container of this name is there and was not made by this module"
@@ -87,9 +97,13 @@ class Session:
     # -- apply ------------------------------------------------------------------------------------------------------
 
     def apply(self, made: Plan, seen: Observed) -> None:
-        for change in made.changes:
+        for change in list(made.changes):
             if change.action == "pull":
                 self.pull(seen)
+                if seen.image != plain_id(str((change.before or {}).get("id") or "")):
+                    self.done.append(str(change))
+                    self.apply_pulled(made, change, seen)
+                    return
             elif change.action == "create":
                 self.refuse_ports()
                 self.engine.create(self.name, body(self.options, seen))
@@ -103,6 +117,12 @@ class Session:
             elif change.action == "remove image":
                 self.engine.remove_image(self.options["image"])
             self.done.append(str(change))
+
+    def apply_pulled(self, made: Plan, pulled: Change, seen: Observed) -> None:
+        """Only now it is known which image the name means: what follows is planned anew."""
+        rest = Plan([change for change in plan(self.options, seen).changes if change.action != "pull"])
+        made.changes[:] = [pulled, *rest.changes]
+        self.apply(rest, seen)
 
     def pull(self, seen: Observed) -> None:
         if self.options["pull"] == "never":
@@ -274,6 +294,25 @@ class Session:
             raise
 
 
+def redirects() -> list[str]:
+    """The packet filters of which a rule of the kernel's own chains leads into one of the mesh."""
+    try:
+        found = host.tools(host.backend_in_use("auto"))
+    except MigrationError:
+        return []  # no iptables, no redirect
+    return [
+        str(tool)
+        for tool in found
+        if any(
+            target(spec) in CHAINS
+            for chains in (host.read(tool) or {}).values()
+            for chain, specs in chains.items()
+            if chain not in CHAINS
+            for spec in specs
+        )
+    ]
+
+
 def setting() -> str:
     """net.ipv4.tcp_migrate_req; empty on a kernel that has none."""
     try:
@@ -307,11 +346,18 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     check(params)
     if os.geteuid() != 0:
         raise InputError("This needs root on the VM", why=f"it runs as uid {os.geteuid()}", todo="set become: true")
+    if check_mode:
+        return _run(params, check_mode=True)
+    with alone("proxy", params["name"]):
+        return _run(params, check_mode=False)
+
+
+def _run(params: t.Mapping[str, t.Any], *, check_mode: bool) -> Outcome:
     start = time.monotonic()
     session = Session(params)
     seen = session.observe()
-    session.refuse(seen)
     made = plan(params, seen)
+    session.refuse(seen, made, check_mode)
     result: Object = {"ready": seen.ready}
     if not check_mode:
         try:

@@ -309,7 +309,9 @@ def remove(seen: Seen, store: guard.Store, params: Params, wanted: Wanted) -> No
 
 def _confirm(params: Params, store: guard.Store) -> Outcome:
     """The second call, over a new connection: prove, and only then stop the timer."""
-    pending = store.read("pending")
+    pending, before = store.read("pending"), store.read("confirmed") or {}
+    if pending is None and before.get("change") == params["confirm"]["change"]:
+        return _confirmed(params, store, before, [])  # an earlier call proved it, and its answer was lost
     if pending is None or pending.get("change") != params["confirm"]["change"]:
         raise MigrationError(
             "The redirect was taken back before it was proven",
@@ -331,9 +333,14 @@ def _confirm(params: Params, store: guard.Store) -> Outcome:
         )
     if not store.move("pending", "confirmed"):
         raise MigrationError("The redirect was taken back while it was proven", todo="run the task again with more revert_after")
+    return _confirmed(params, store, pending, proof)
+
+
+def _confirmed(params: Params, store: guard.Store, record: dict[str, t.Any], proof: list[dict[str, t.Any]]) -> Outcome:
+    """What follows once the record is that of a proven change."""
     guard.disarm(store)
     store.forget("reverted")
-    _persist(store, params, pending["boot_script"])
+    _persist(store, params, record["boot_script"])
     return Outcome(result={"confirmed": True, "proof": proof, "connection": host.ssh_connection()})
 
 

@@ -42,6 +42,9 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirec
 TIMER = "servicemesh-redirect-revert"
 UNIT = "servicemesh-redirect.service"
 UNITS = pathlib.Path("/etc/systemd/system")
+_RECORDS = ("pending", "confirmed", "reverted", "reverting", "waiting")
+_FILES = (*(f"{name}.json" for name in _RECORDS), "revert.sh", "boot.sh", "lock")
+_ABOVE = "servicemesh-migration"  # the folder in which state_dir is by default
 _HEADER = "#!/bin/sh\n# Written by servicemesh.migration.vm_redirect; see its documentation before you change it.\n"
 _UNIT = """# Written by servicemesh.migration.vm_redirect, which also removes it.
 [Unit]
@@ -129,10 +132,12 @@ class Store:
             yield
 
     def remove(self) -> None:
-        """Take the folder away, and what was made above it when it is empty now."""
-        for path in [*self.folder.glob("*"), *self.folder.glob(".*.new")]:
-            path.unlink(missing_ok=True)
-        for folder in (self.folder, self.folder.parent):
+        """Take away what this module wrote, the folder when it is empty then, and its own one above that."""
+        for name in _FILES:
+            for path in (self.folder / name, self.folder / f".{name}.new"):
+                path.unlink(missing_ok=True)
+        above = [self.folder.parent] if self.folder.parent.name == _ABOVE else []
+        for folder in (self.folder, *above):
             with contextlib.suppress(OSError):
                 folder.rmdir()
 

@@ -48,15 +48,24 @@ class Tool:
 
 
 def command(*argv: str, stdin: str = "", timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a program; its messages are in English so that they can be told apart."""
+    """Run a program; its messages are in English so that they can be told apart. Comments of others' rules may be in any code."""
     env = {"PATH": PATH, "LC_ALL": "C"}
     path = shutil.which(argv[0], path=PATH)
     try:
         return subprocess.run(
-            [path or argv[0], *argv[1:]], input=stdin, capture_output=True, text=True, check=False, timeout=timeout, env=env
+            [path or argv[0], *argv[1:]],
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            check=False,
+            timeout=timeout,
+            env=env,
         )
     except FileNotFoundError:
         return subprocess.CompletedProcess(argv, 127, "", f"{argv[0]}: no such program")
+    except OSError as error:
+        return subprocess.CompletedProcess(argv, 126, "", f"{argv[0]} cannot be run: {error.strerror}")
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(argv, 124, "", f"{argv[0]} did not end within {timeout:.0f} s")
 
@@ -251,7 +260,7 @@ def ssh_connection() -> list[str]:
     while pid > 1:
         try:
             environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+            stat = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except OSError:
             break
         for entry in environment:
@@ -265,7 +274,7 @@ def ssh_connection() -> list[str]:
 def name_servers() -> list[str]:
     """The name servers of /etc/resolv.conf."""
     try:
-        lines = pathlib.Path("/etc/resolv.conf").read_text().splitlines()
+        lines = pathlib.Path("/etc/resolv.conf").read_text(errors="replace").splitlines()
     except OSError:
         return []
     fields = [line.split() for line in lines]

@@ -37,8 +37,12 @@ def wrong(probe: t.Mapping[str, t.Any]) -> str:
     if probe.get("tcp"):
         host, _dummy, port = str(probe["tcp"]).rpartition(":")
         return "" if host and port.isdigit() and 0 < int(port) < 65536 else f"{probe['tcp']!r} is not host:port"
-    parts = urllib.parse.urlsplit(str(probe["url"]))
-    return "" if parts.scheme in ("http", "https") and parts.hostname else f"{probe['url']!r} is not a URL of http or https"
+    try:
+        parts = urllib.parse.urlsplit(str(probe["url"]))
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    return "" if good else f"{probe['url']!r} is not a URL of http or https"
 
 
 def ask(probe: t.Mapping[str, t.Any]) -> str:
@@ -60,7 +64,7 @@ def ask(probe: t.Mapping[str, t.Any]) -> str:
             status = connection.getresponse().status
         finally:
             connection.close()
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a name that no resolver can be asked for
         return f"{type(error).__name__}: {error}"
     allowed = [int(code) for code in probe.get("status") or [200]]
     return "" if status in allowed else f"the answer has status {status} instead of {' or '.join(map(str, allowed))}"

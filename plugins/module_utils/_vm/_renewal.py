@@ -15,6 +15,7 @@ import json
 import typing as t
 
 UNIT = "asm-proxy-token"
+HALF = ".token.*"  # files that the program below has not finished
 MANAGED_BY, MANAGER = "servicemesh.migration/managed-by", "vm_identity"
 Object = dict[str, t.Any]
 

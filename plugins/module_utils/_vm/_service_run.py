@@ -262,7 +262,7 @@ def _write(world: World, observed: Observed, widening: bool, item: Item) -> None
             _writer.create(cluster, kind, t.cast(Object, item.body))
         elif item.action == "delete":
             meta = t.cast(Object, item.present)["metadata"]
-            cluster.delete(kind, item.name, item.namespace, uid=meta["uid"])
+            cluster.delete(kind, item.name, item.namespace, uid=meta["uid"], version=meta.get("resourceVersion", ""))
         else:
             body = t.cast(Object, widened(item) if widening else item.body)
             stored = _writer.replace(cluster, kind, body)

@@ -35,7 +35,7 @@ class Conversation:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return {"body": answer}
+        return {"body": {"RequestId": "1", **answer} if isinstance(answer, dict) and "foreign" not in answer else answer}
 
 
 class ApiFault(Exception):
@@ -62,6 +62,16 @@ def test_fields_that_are_missing_are_empty(talk: Any) -> None:
     assert clb.group("lb-1", "rsp-1") == _clb.Group("rsp-1", "", (), ())
     assert clb.listeners("lb-1") == [_clb.Listener(80, "tcp", "", "", "", "")]
     assert clb.tags("lb-1") == {}
+
+
+@pytest.mark.parametrize("body", [{"foreign": "sign in"}, {"foreign": 1, "RequestId": ""}, [], "<html>", None])
+def test_an_answer_of_something_else_is_never_read_as_an_empty_list(talk: Any, body: Any) -> None:
+    clb, said = talk(*[body] * 8)
+    with pytest.raises(MigrationError, match="not one of Alibaba Cloud") as found:
+        clb.listeners("lb-1")
+    assert len(said.asked) == 8 and found.value.details["status"] == 0
+    clb, _said = talk(body, {"Listeners": [{"ListenerPort": 80, "ListenerProtocol": "tcp"}]})
+    assert len(clb.listeners("lb-1")) == 1
 
 
 def test_listeners_of_all_kinds(talk: Any) -> None:

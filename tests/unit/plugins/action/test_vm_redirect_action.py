@@ -108,6 +108,12 @@ def test_a_probe_from_here_that_fails_is_told_to_the_machine(monkeypatch: pytest
     assert found["failed"] and found["msg"] == "taken back" and not found["changed"]
 
 
+def test_what_could_not_be_taken_back_is_a_change() -> None:
+    taken = {"failed": True, "msg": "could not be taken back", "error": {"done": ["a part of the redirect"]}, "changed": True}
+    found = Action([lambda _args: dict(FIRST), lambda _args: taken]).run()
+    assert found["failed"] and found["changed"]
+
+
 def test_a_machine_that_is_cut_off_is_waited_for(clock: list[float]) -> None:
     action = Action([lambda _args: dict(FIRST), cut])
     action.alive = [False, True]

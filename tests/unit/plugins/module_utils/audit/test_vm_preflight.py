@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 import os
 import socket
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +203,27 @@ def test_this_machine_can_be_read(tmp_path: Path) -> None:
         result = vm_preflight(given, True).result
     worst = {item["id"] for item in result["findings"] if item["severity"] == "error"}
     assert {"clock", "engine", "app-ports", "reach"} <= worst
+
+
+def test_a_port_that_speaks_something_else_than_http_tells_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(*_args: Any, **_more: Any) -> None:
+        raise http.client.BadStatusLine("\x15\x03\x01")
+
+    monkeypatch.setattr(_vm_facts.urllib.request, "build_opener", lambda *_args: types.SimpleNamespace(open=odd))
+    assert _vm_facts.version_of("192.0.2.1") == ""
+
+
+def test_a_process_may_have_a_name_that_ends_in_the_middle_of_a_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "7" / "fd").mkdir(parents=True)
+    (tmp_path / "7" / "comm").write_bytes("网关服务进程".encode()[:14] + b"\n")
+    (tmp_path / "7" / "fd" / "3").symlink_to("socket:[99]")
+    here = types.SimpleNamespace(Path=lambda place: tmp_path if place == "/proc" else Path(place))
+    monkeypatch.setattr(_vm_facts, "pathlib", here)
+    assert [one.program[:4] for one in _vm_facts._processes()] == ["网关服务"]
+    assert _vm_facts._owners()["99"][0] == 7
+
+
+@pytest.mark.parametrize("name", ["a" * 70 + ".example", "a..b"])
+def test_a_name_that_is_none_has_no_addresses(name: str) -> None:
+    assert _vm_facts.resolve(name) == []
+    assert _vm_facts.connect(f"{name}:80").error

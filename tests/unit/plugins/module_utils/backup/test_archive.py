@@ -26,7 +26,8 @@ import zstandard
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _archive, _tar
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry, Reader, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader, Writer
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, SealError, Vault
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._tar import ArchiveError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
@@ -91,9 +92,9 @@ def test_only_the_owner_can_read_it_and_nothing_else_is_left(whole: Path) -> Non
 
 @pytest.mark.skipif(not shutil.which("zstd"), reason="needs zstd")
 def test_a_line_of_the_index_is_plain_json() -> None:
-    odd = Entry("a.example.com/v1", "Kind", 'q"\\\u00e9\u7f51', "0" * 64, 12, "ns", "u", "7", "age")
-    for entry in (odd, dataclasses.replace(odd, namespace="", uid="", resource_version="", sealed="")):
-        fields = {key: value for key, value in dataclasses.asdict(entry).items() if value != ""}
+    odd = Entry("a.example.com/v1", "Kind", 'q"\\\u00e9\u7f51', "0" * 64, 12, "ns", "u", "7", "vault", 3)
+    for entry in (odd, dataclasses.replace(odd, namespace="", uid="", resource_version="", sealed="", pack=0)):
+        fields = {key: value for key, value in dataclasses.asdict(entry).items() if value not in ("", 0)}
         assert entry.line() == json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -306,9 +307,10 @@ def test_a_secret_is_read_with_the_key_only(tmp_path: Path, keys: tuple[Any, Any
         writer.add(thing("a"))
         writer.close({})
     plain = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())).read()
-    assert b"cGxhbnRlZA" not in plain and b"Secret/shop/tls.yaml." in plain
-    assert [obj for _entry, obj in Reader(path, keys[1]).objects()] == [secret(), thing("a")]
-    assert [obj for _entry, obj in Reader(path).objects()] == [None, thing("a")]
+    assert b"cGxhbnRlZA" not in plain and (b"packs/000001.yaml.vault" if keys[0].slow else b"Secret/shop/tls.yaml.age") in plain
+    found = {entry.name: obj for entry, obj in Reader(path, keys[1]).objects()}
+    assert found == {"tls": secret(), "a": thing("a")}
+    assert {entry.name: obj for entry, obj in Reader(path).objects()} == {"tls": None, "a": thing("a")}
 
 
 def test_a_secret_is_never_saved_without_a_key(tmp_path: Path) -> None:
@@ -330,16 +332,42 @@ def test_a_wrong_key_is_told_and_not_repeated(tmp_path: Path) -> None:
 
 
 def test_a_sealed_object_put_in_the_place_of_another_is_refused(tmp_path: Path) -> None:
-    path, key = tmp_path / "b", Vault("k")
-    with Writer(path, key) as writer:
-        writer.add(secret("one"), secret=True)
-        writer.add(secret("two"), secret=True)
-        writer.close({})
-    reader = Reader(path, key)
-    (first, _one), (_second, _two) = list(reader.objects())
-    data = [data for _entry, data in reader._members()]
-    with pytest.raises(ArchiveError, match="holds another object"):
-        reader._object(first, data[1])
+    identity = pyrage.x25519.Identity.generate()
+    for key in (Vault("k"), Age([str(identity.to_public())], str(identity))):
+        path = tmp_path / key.name
+        with Writer(path, key) as writer:
+            writer.add(secret("one"), secret=True)
+            writer.add(secret("two"), secret=True)
+            writer.close({})
+        reader = Reader(path, key)
+        (first, _one), (_second, _two) = list(reader.objects())
+        texts = [text for entries, data in reader._members() for text in reader._texts(entries, data)]
+        with pytest.raises(ArchiveError, match="holds another object"):
+            reader._object(first, texts[1] or b"")
+
+
+def test_an_index_that_would_fill_the_disk_is_refused_before_it_does(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    real = _archive.tempfile.TemporaryFile
+
+    def remembered(*args: Any, **more: Any) -> Any:
+        written.append(real(*args, **more))
+        return written[-1]
+
+    monkeypatch.setattr(_archive.tempfile, "TemporaryFile", remembered)
+    for bomb in (b"{}\n" * (8 << 20), b"x" * (8 << 20)):
+        repack(whole, lambda m, bomb=bomb: m.__setitem__(-2, (m[-2][0], bomb)))  # type: ignore[misc]
+        assert whole.stat().st_size < 20_000
+        with pytest.raises(ArchiveError, match="larger than an index"):
+            Reader(whole)
+        assert written[-1].tell() < 4 << 20
+
+
+def test_half_files_of_others_are_not_swept(tmp_path: Path) -> None:
+    for name in (".mine.half", ".half", ".a.b.half"):
+        (tmp_path / name).write_text("somebody's")
+    write(tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.b.half", ".half", ".mine.half", "b"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 4000])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _restore, _scope
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Entry
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import Choice, RestorePlan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
@@ -295,4 +295,21 @@ def test_only_what_the_archive_holds_as_a_whole_is_pruned() -> None:
     everywhere = _restore.prunable(lists, {"namespaces": []}, Choice((), (), {}))
     assert everywhere == ({"networking.istio.io/VirtualService"}, None)
     assert _restore.prunable(lists, {"namespaces": ["a", "b"]}, Choice(("b", "c"), (), {}))[1] == {"b"}
+    assert _restore.prunable(lists, {"namespaces": ["a", "b"]}, Choice(("c",), (), {}))[1] == set(), "it prunes everything"
     assert _restore.prunable(lists, {"namespaces": ["a"]}, Choice((), (), {"a": "z"}))[1] == {"z"}
+
+
+ODD = [{"a": 1}, "text", 7, [["x"]], [7], [{"tls": "x"}], [None], {"route": {}}, True]
+
+
+@pytest.mark.parametrize("kind", ["VirtualService", "Gateway", "DestinationRule", "Sidecar", "HTTPRoute"])
+def test_an_object_of_any_shape_can_be_looked_at_for_references(kind: str) -> None:
+    """Another vendor's kind of the same name, or one that no schema checks."""
+    for value in ODD:
+        for field in ("hosts", "http", "tcp", "servers", "listeners", "selector", "workloadSelector", "rules"):
+            seen = _scope.References()
+            other = {"deep": [{"host": "web.shop"}]}
+            meta = {"name": "a", "namespace": "shop"}
+            seen.see({"apiVersion": "x/v1", "kind": kind, "metadata": meta, "spec": {field: value, "more": other}})
+            if kind in ("DestinationRule", "Sidecar", "HTTPRoute"):
+                assert ("shop", "web") in seen.services

@@ -15,7 +15,7 @@ import pyrage
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _rewrite, _rewrite_rules
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _archive, _rewrite, _rewrite_rules
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Reader, Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, Seal, Vault
 
@@ -157,6 +157,43 @@ def test_encrypted_archives(method: str, tmp_path: Path, capsys: pytest.CaptureF
     assert "encrypted" in run(capsys, archive=out, dest=again, inverse=True)["msg"]
     assert not run(capsys, archive=out, dest=again, inverse=True, **key).get("failed")
     assert list(contents(again, seal).values()) == found
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_vault_of_some_objects_is_rewritten_and_comes_back(
+    slow: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encrypted objects are packed, and so come behind others; names of another length fill a pack earlier or later."""
+    monkeypatch.setattr(_archive, "_PACK", 700)
+    found = [one for i in range(12) for one in (thing("VirtualService", f"v{i}", {"hosts": ["web.shop"]}), secret(i))]
+    with monkeypatch.context() as patch:
+        patch.setattr(Vault, "slow", slow)  # an archive of version 1 has a vault for each object
+        with Writer(tmp_path / "in", Vault("pw")) as writer:
+            for number, obj in enumerate(found):
+                writer.add(obj, uid=f"u-{number}", resource_version="1", secret=obj["kind"] == "Secret")
+            assert writer.close({})["version"] == (2 if slow else 1)
+    rules = {"rules": [{"kind": "namespace", "from": "shop", "to": "a-much-longer-name-of-a-namespace"}]}
+    key, out, again = {"vault_password": "pw"}, tmp_path / "out", tmp_path / "again"
+    assert not run(capsys, archive=tmp_path / "in", dest=out, rules=rules, **key).get("failed")
+    done = run(capsys, archive=out, dest=again, inverse=True, **key)
+    assert not done.get("failed"), done["msg"]
+    before, after = contents(tmp_path / "in", Vault("pw")), contents(again, Vault("pw"))
+    assert before == after and len(after) == len(found)
+
+
+def secret(number: int) -> Object:
+    meta = {"name": f"s{number}", "namespace": "shop"}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": {"key": PLANTED}}
+
+
+def test_another_password_is_another_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, out = save(tmp_path / "in", objects(), Vault("pw")), tmp_path / "out"
+    assert run(capsys, archive=archive, dest=out, rules=RULES, vault_password="pw")["changed"]
+    other = save(tmp_path / "other", objects(), Vault("new"))
+    told = run(capsys, archive=other, dest=out, rules=RULES, vault_password="new")
+    assert told["failed"] and "Another archive" in told["msg"]
+    forced = run(capsys, archive=other, dest=out, rules=RULES, vault_password="new", force=True)
+    assert forced["changed"] and len(contents(out, Vault("new"))) == len(objects())
 
 
 def test_the_way_back_of_another_engine_is_refused(

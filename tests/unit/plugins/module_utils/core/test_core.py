@@ -109,6 +109,13 @@ def test_diff_is_the_first_before_and_the_last_after(items: list[tuple[str, str,
     assert (yaml.safe_load(diff["before"]) or {}) == first
 
 
+def test_a_diff_shows_no_more_than_the_plan() -> None:
+    route = {"headers": {"request": {"set": {"Authorization": "Bearer planted"}}}}
+    hidden = {"kind": "Secret", "data": {"key": "planted"}}
+    plan = Plan([Change("update", "a", hidden, route)])
+    assert "planted" not in json.dumps(plan.diff()) and MASK in plan.diff()["before"]
+
+
 def test_what_is_no_plain_data_is_shown_and_does_not_break_the_diff() -> None:
     plan = Plan([Change("x", "y", {"path": os.curdir, "set": {1}}, (1, 2))])
     assert yaml.safe_load(plan.diff()["after"]) == {"x y": [1, 2]}
@@ -483,6 +490,14 @@ def test_run_says_no_secret() -> None:
     assert "s3cret" not in json.dumps(ended(fails, module).answer)
     end = ended(lambda _params, _check: Outcome(a_plan(), {"said": "s3cret"}, ["s3cret"]), module)
     assert "s3cret" not in json.dumps(end.answer) + str(module.warnings)
+
+
+def test_run_shows_bytes_that_are_no_text_and_is_still_taken_by_ansible() -> None:
+    odd = b"10.0.0.1 caf\xe9 \xe7\xbd\x91".decode("utf-8", "surrogateescape")
+    plan = Plan([Change("edit", "/etc/hosts", [odd], [])], notes=[odd])
+    end = ended(lambda _params, _check: Outcome(plan, {"said": odd}, failed=MigrationError(odd)))
+    text = json.dumps(end.answer, ensure_ascii=False).encode()  # strict, as Ansible reads it
+    assert b"caf\\\\udce9 \xe7\xbd\x91" in text and end.answer["said"] == "10.0.0.1 caf\\udce9 \u7f51"
 
 
 def test_run_with_a_real_module(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._plain import plain_access
 
 
@@ -125,3 +126,48 @@ def test_several_files_and_none_are_left_to_the_library(config: Config) -> None:
     assert plain_access({}, 8) is None
     with pytest.raises(InputError, match="cannot be used"):
         Cluster("source", {"kubeconfig": f"{path}.missing"})
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_the_content_of_a_kubeconfig_in_the_place_of_its_path_is_not_repeated(config: Config, lines: bool) -> None:
+    text = Path(config.options()["kubeconfig"]).read_text()
+    text = f"apiVersion: v1\n{text}" if lines else text
+    with pytest.raises(InputError, match="not the path of a file") as found:
+        Cluster("source", {"kubeconfig": text})
+    assert "planted" not in str(found.value.as_dict())
+
+
+NOT_FOUND = {"kind": "Status", "code": 404, "reason": "NotFound", "message": 'virtualservices "a" not found'}
+
+
+@pytest.mark.parametrize(
+    ("body", "absent"),
+    [
+        (json.dumps(NOT_FOUND).encode(), True),
+        (b"404 page not found\n", True),  # a path that an API server does not serve
+        (b"<html><h1>404 Not Found</h1>nginx</html>", False),
+        (b"default backend - 404", False),
+        (b'{"message": "no Route matched with those values"}', False),
+        (b"", False),
+        (json.dumps(NOT_FOUND).encode()[:-9], False),
+    ],
+)
+def test_a_404_of_something_on_the_way_is_not_taken_for_absent(
+    config: Config, monkeypatch: pytest.MonkeyPatch, body: bytes, absent: bool
+) -> None:
+    cluster, kind = Cluster("source", config.options(), attempts=1), kind_of("networking.istio.io/v1", "VirtualService")
+    monkeypatch.setattr(cluster._wire, "request", lambda *_args: (404, body))
+    calls: list[tuple[Any, Any]] = [
+        (lambda: cluster.get(kind, "a", "b"), None),
+        (lambda: cluster.exists(kind, "a", "b"), False),
+        (lambda: list(cluster.list_all(kind)), []),
+        (lambda: cluster.served("networking.istio.io"), []),
+        (lambda: cluster.delete(kind, "a", "b"), None),
+    ]
+    for call, nothing in calls:
+        if absent:
+            assert call() == nothing
+            continue
+        with pytest.raises(MigrationError, match="404 that is not its own") as found:
+            call()
+        assert found.value.transient and found.value.details["status"] == 0

@@ -129,6 +129,19 @@ def test_what_may_be_secret_is_in_the_private_file_only(journal: Journal, change
         _snapshot.kept(again(journal), "source/a")
 
 
+@pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: "!" + text[1:], lambda text: ""])
+def test_a_damaged_copy_in_the_journal_is_no_matter_while_there_is_the_file(journal: Journal, damage: Any) -> None:
+    obj = {**have.service(), "spec": {"text": "x" * 50_000}}
+    _snapshot.keep(journal, "source/a", obj)
+    entry = journal.original("source/a")
+    entry["packed"] = damage(entry["packed"])
+    assert _snapshot.kept(journal, "source/a") == obj
+    (file,) = (journal.directory / "objects").iterdir()
+    file.unlink()
+    with pytest.raises(MigrationError, match="copy of an object is not here"):
+        _snapshot.kept(journal, "source/a")
+
+
 def test_a_copy_that_was_changed_is_not_used(journal: Journal) -> None:
     obj = have.deployment()
     obj["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": "TOKEN", "value": "hunter2"})

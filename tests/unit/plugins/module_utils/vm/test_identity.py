@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import io
 import json
 import os
 import time
@@ -19,7 +21,14 @@ from hypothesis import strategies as st
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
-from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _hosts, _identity, _identity_run, _renewal, _token
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm import (
+    _alone,
+    _hosts,
+    _identity,
+    _identity_run,
+    _renewal,
+    _token,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._identity_spec import identity_spec
 
 FACTS = {
@@ -83,7 +92,11 @@ class Disk:
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return Disk(tmp_path)
+    for name in ("run", "vm", "systemd"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(_alone, "FOLDER", tmp_path / "run")
+    monkeypatch.setattr(_identity_run, "SYSTEMD", str(tmp_path / "systemd"))
+    return Disk(tmp_path / "vm")
 
 
 def test_a_vm_gets_its_files_and_a_second_run_changes_nothing(disk: Disk) -> None:
@@ -115,6 +128,16 @@ def test_leaving_leaves_nothing_and_brings_back_what_was_there(disk: Disk) -> No
     disk.run(state="absent", facts=None)
     assert disk.tree() == before
     assert not disk.run(state="absent", facts=None).plan.changed
+
+
+def test_leaving_leaves_no_half_token_of_the_timer(disk: Disk) -> None:
+    assert f'prefix="{_renewal.HALF[:-1]}"' in _renewal.SCRIPT
+    before = disk.tree()
+    disk.run(token=token())
+    for name in ("certs/.token.abc", ".token.def"):
+        (disk.folder / "asm_proxy" / name).write_text(token())
+    disk.run(state="absent", facts=None)
+    assert disk.tree() == before
 
 
 def test_leaving_leaves_what_it_does_not_know(disk: Disk) -> None:
@@ -177,6 +200,148 @@ def test_a_run_that_is_killed_anywhere_is_taken_back_or_completed(disk: Disk, mo
         "at most the empty folder that was made just before the kill"
     )
     assert disk.hosts.read_text() == "127.0.0.1 localhost\n"
+
+
+class Killed(BaseException):
+    """SIGKILL: what would clean up does nothing any more."""
+
+
+def killed(disk: Disk, monkeypatch: pytest.MonkeyPatch, at: int, **words: Any) -> bool:
+    """One run that is killed before its call number ``at`` that changes the disk; whether it got that far."""
+    calls = 0
+
+    def cut(real: Any) -> Any:
+        def instead(*args: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls >= at:
+                raise Killed
+            return real(*args, **more)
+
+        return instead
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "replace", "rmdir", "mkdir", "chmod", "chown"):
+            patch.setattr(os, name, cut(getattr(os, name)))
+        patch.setattr(Path, "unlink", cut(Path.unlink))
+        try:
+            disk.run(**words)
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_files_of_others_come_back_wherever_a_run_is_killed(disk: Disk, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    """By hand, as the vendor's manual has it: with a token that still counts, readable by all."""
+    folder, at, held = disk.folder / "asm_proxy", 0, token()
+    while True:
+        at += 1
+        (folder / "certs").mkdir(parents=True, exist_ok=True)
+        for name, text in (("cluster.env", "NS=mine\n"), ("mesh.yaml", "mine: true\n"), ("certs/istio-token", held)):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o744)
+        (folder / "certs").chmod(0o755)
+        before = disk.tree()
+        cut = killed(disk, monkeypatch, at)
+        if again:
+            disk.run(token=held)
+            assert not disk.run().plan.changed
+        cut_too = killed(disk, monkeypatch, at, state="absent", facts=None)
+        disk.run(state="absent", facts=None)
+        assert disk.tree() == before, f"killed at call {at}"
+        if not cut and not cut_too:
+            break
+    assert at > 15
+
+
+def test_the_lines_of_a_hosts_file_stay_as_they_are_whatever_they_end_with(disk: Disk) -> None:
+    odd = b"127.0.0.1 localhost\r\n10.0.0.1 caf\xe9\x0cx\r\n# lone \r end"
+    disk.hosts.write_bytes(odd)
+    disk.run(token=token())
+    assert disk.hosts.read_bytes().startswith(odd + b"\n")
+    disk.run(state="absent", facts=None)
+    assert disk.hosts.read_bytes() == odd
+
+
+def test_a_word_in_a_comment_is_no_block() -> None:
+    text = f"10.0.0.1 a # see {_hosts.BEGIN}\n"
+    now = _hosts.with_block(text, ["10.0.0.2 b"])
+    assert _hosts.with_block(now, ["10.0.0.3 c"]) == now.replace("10.0.0.2 b", "10.0.0.3 c")
+    assert _hosts.without(now) == text and not _hosts.broken(now)
+
+
+def test_two_runs_at_once_on_one_vm(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_alone, "PATIENCE", 0.0)
+    before = disk.tree()
+    with _alone.alone("identity", "x"):
+        with pytest.raises(MigrationError, match="Another run"):
+            disk.run(token=token())
+        disk.run(check=True)
+    assert disk.tree() == before
+    disk.run(token=token())
+    assert list(_alone.FOLDER.iterdir()) == []
+
+
+def test_a_file_that_somebody_writes_at_the_same_time_is_told(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _identity_run._edit
+
+    def other(*args: Any) -> None:
+        real(*args)
+        (disk.folder / "asm_proxy" / "mesh.yaml").write_text("{}")
+
+    monkeypatch.setattr(_identity_run, "_edit", other)
+    with pytest.raises(MigrationError, match="not as it was written"):
+        disk.run(token=token())
+
+
+def full(*_args: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_the_hosts_file(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_identity_run.os, "fsync", full)
+    change = _identity_run.Change("edit", str(disk.hosts), [], [_hosts.BEGIN, "10.0.0.1 a", _hosts.END])
+    with pytest.raises(OSError, match="No space left"):
+        _identity_run._edit(str(disk.hosts), change)
+    assert disk.hosts.read_text() == "127.0.0.1 localhost\n" and sorted(os.listdir(disk.folder)) == ["hosts"]
+
+
+def test_a_hosts_file_that_is_a_mount_is_written_over_and_never_lost(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mounted(*_args: Any) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(_identity_run.os, "replace", mounted)
+    change = _identity_run.Change("edit", str(disk.hosts), [], [_hosts.BEGIN, "10.0.0.1 a", _hosts.END])
+    real, room = io.FileIO.write, [4]
+
+    class Small(io.FileIO):
+        """A disk with little room beyond what the file has already."""
+
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > 20 + room[0]:
+                full()
+            return real(self, data)
+
+    monkeypatch.setattr(_identity_run, "open", lambda name, *args, **more: Small(name, "r+"), raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        _identity_run._edit(str(disk.hosts), change)
+    assert disk.hosts.read_text() == "127.0.0.1 localhost\n"
+    room[0] = 1000
+    _identity_run._edit(str(disk.hosts), change)
+    assert disk.hosts.read_text() == f"127.0.0.1 localhost\n{_hosts.BEGIN}\n10.0.0.1 a\n{_hosts.END}\n"
+    short = _identity_run.Change("edit", str(disk.hosts), [], [])
+    _identity_run._edit(str(disk.hosts), short)
+    assert disk.hosts.read_text() == "127.0.0.1 localhost\n"
+
+
+def test_a_timer_that_runs_or_is_enabled_is_taken_away(disk: Disk) -> None:
+    seen = _identity.Observed(timer=False, armed=True)
+    timer = f"{_identity.SYSTEMD}/{_renewal.UNIT}.timer"
+    seen.made["files"].append(timer)
+    seen.paths[timer] = _identity.Present(0o644, (0, 0), "")
+    made = _identity.plan_absent(disk.options(state="absent"), seen)
+    assert made.changes[0].action == "disable"
 
 
 @pytest.mark.parametrize(
@@ -249,6 +414,9 @@ BAD = [
     ({"env": {"A": "x\ny"}}, "environment variable"),
     ({"owner": "nobody-of-this-name"}, "no such owner"),
     ({"group": "nobody-of-this-name"}, "no such group"),
+    ({"hosts": [{"address": "10.0.0.1\n0.0.0.0", "names": ["a"]}]}, "no entry of a hosts file"),
+    ({"hosts": [{"address": "10.0.0.1", "names": ["a\n10.0.0.2 b"]}]}, "no entry of a hosts file"),
+    ({"hosts": [{"address": "10.0.0.1", "names": []}]}, "no entry of a hosts file"),
     ({"facts": None}, "Nobody said"),
 ]
 

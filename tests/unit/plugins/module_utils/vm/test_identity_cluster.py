@@ -52,8 +52,8 @@ class Memory:
 
     host = "https://192.0.2.8:6443/"
 
-    def __init__(self, objects: list[Object]) -> None:
-        self.objects = objects
+    def __init__(self, objects: list[Object], refuses: bool = False) -> None:
+        self.objects, self.refuses = objects, refuses
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         for one in self.objects:
@@ -66,6 +66,12 @@ class Memory:
 
     def list_all(self, kind: Kind, namespace: str = "", **_more: Any) -> Iterator[Object]:
         return (one for one in self.objects if one["kind"] == kind.kind and one["metadata"]["namespace"] == namespace)
+
+    def served(self, group: str) -> list[Object]:
+        if self.refuses:
+            raise MigrationError("No", why="not allowed", details={"status": 403})
+        there = any(one["kind"] == "WorkloadEntry" for one in self.objects)
+        return [{"kind": "WorkloadEntry", "plural": "workloadentries", "version": "v1beta1", "namespaced": True}] if there else []
 
     def where(self, kind: Kind, name: str, namespace: str) -> str:
         return f"source/{namespace}/{kind.kind}/{name}"
@@ -156,3 +162,33 @@ def test_only_what_was_made_here_is_deleted() -> None:
     made, found = _cluster.plan_absent(Memory([role, binding, foreign]), options())  # type: ignore[arg-type]
     assert [str(change).split("/")[2] for change in made.changes] == ["RoleBinding", "Role"]
     assert len(found) == 2 and "stays" in made.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("other", "stays"),
+    [
+        (named("Pod", "vmns", "app", spec={"serviceAccountName": "vmsa"}, status={"phase": "Running"}), "Pod/app"),
+        (named("Pod", "vmns", "job", spec={"serviceAccountName": "vmsa"}, status={"phase": "Succeeded"}), ""),
+        (named("Pod", "vmns", "app", spec={"serviceAccountName": "default"}), ""),
+        (named("Pod", "elsewhere", "app", spec={"serviceAccountName": "vmsa"}), ""),
+        (named("WorkloadEntry", "vmns", "vm-1", spec={"address": "10.0.0.2", "serviceAccount": "vmsa"}), "WorkloadEntry/vm-1"),
+        (named("WorkloadEntry", "vmns", "vm-0", spec={"address": "10.0.0.1", "serviceAccount": "vmsa"}), ""),
+        (named("WorkloadEntry", "vmns", "vm-1", spec={"address": "10.0.0.2", "serviceAccount": "other"}), ""),
+    ],
+)
+def test_an_account_that_others_still_are_stays(other: Object, stays: str) -> None:
+    """A VM of an earlier wave that could not be reached keeps its identity."""
+    mine = named("ServiceAccount", "vmns", "vmsa")
+    mine["metadata"]["labels"] = {_renewal.MANAGED_BY: _renewal.MANAGER}
+    made, found = _cluster.plan_absent(Memory([mine, other]), options(address="10.0.0.1"))  # type: ignore[arg-type]
+    if stays:
+        assert (made.changes, found) == ([], []) and stays in made.notes[0]
+    else:
+        assert [str(change) for change in made.changes] == ["delete source/vmns/ServiceAccount/vmsa"]
+
+
+def test_an_account_whose_users_cannot_be_seen_stays() -> None:
+    mine = named("ServiceAccount", "vmns", "vmsa")
+    mine["metadata"]["labels"] = {_renewal.MANAGED_BY: _renewal.MANAGER}
+    made, found = _cluster.plan_absent(Memory([mine], refuses=True), options())  # type: ignore[arg-type]
+    assert found == [] and "cannot be seen" in made.notes[0]

@@ -146,6 +146,20 @@ def test_another_image_behind_the_same_name_and_other_files_exchange_it_too() ->
     assert actions(words, other) == ["replace asm-proxy"]
 
 
+def test_variables_that_are_secrets_by_their_names_are_not_shown() -> None:
+    words = options(env={"TRACING_ACCESS_TOKEN": "planted", "TOKEN": "", "MODE": "shown"})
+    present = running(words, seen())
+    plans = [
+        _proxy.plan(words, seen()),
+        _proxy.plan(options(env={"TRACING_ACCESS_TOKEN": "planted too"}), seen(proxy=present)),
+        _proxy.plan(options(state="absent"), seen(proxy=present)),
+    ]
+    for made in plans:
+        text = json.dumps(made.as_list())
+        assert "planted" not in text and "TRACING_ACCESS_TOKEN=" in text
+    assert "MODE=shown" in json.dumps(plans[0].as_list())
+
+
 def test_what_docker_update_changed_is_seen() -> None:
     words = options(memory="512m")
     present = running(words, seen())
@@ -306,6 +320,13 @@ def test_what_is_not_there_is_none_and_what_is_gone_is_gone(engine: Engine) -> N
     assert engine.container("x") is None
     assert engine.image("a/b:c") is None
     engine.remove("x")
+
+
+@pytest.mark.parametrize("body", [b"<html>proxy</html>", b"", b'["x"]', b'{"Id": "cut', b"\xff\xfe"])
+def test_an_answer_that_is_not_the_engines_is_told(engine: Engine, body: bytes) -> None:
+    Answers.say["GET /containers/x/json"] = (200, body)
+    with pytest.raises(MigrationError, match=r"no JSON object.*engine_socket"):
+        engine.container("x")
 
 
 def test_the_engines_reason_is_told(engine: Engine) -> None:

@@ -14,12 +14,13 @@ import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
-from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _proxy, _proxy_run
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _alone, _proxy, _proxy_run
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._proxy_spec import proxy_spec
 
 Object = dict[str, Any]
 OLD, NEW = "test/asm-proxy:1", "test/asm-proxy:2"
 ENV = "TRUST_DOMAIN=cluster.local\nPOD_NAMESPACE=vmns\nSERVICE_ACCOUNT=vmsa\n"
+REDIRECTS = _proxy_run.redirects
 SPIFFE = "spiffe://cluster.local/ns/vmns/sa/vmsa"
 
 
@@ -35,6 +36,8 @@ class World:
         self.setting = "0"
         self.steps, self.kill_at, self.dead, self.pids = 0, 0, False, 0
         self.must_serve, self.broken = False, set[str]()
+        self.tags: dict[str, str] = {}  # what a name means here, and what it means at the registry
+        self.moved: dict[str, str] = {}
 
     def step(self) -> None:
         if self.dead:
@@ -66,7 +69,11 @@ class World:
         return True
 
     def image(self, reference: str) -> Object | None:
-        return {"Id": f"sha256:id-of-{reference}"}
+        return {"Id": f"sha256:id-of-{self.tags.get(reference, reference)}"}
+
+    def pull(self, reference: str, _login: Any) -> None:
+        self.step()
+        self.tags.update({reference: self.moved[reference]} if reference in self.moved else {})
 
     def container(self, name: str) -> Object | None:
         one = self.containers.get(name)
@@ -75,7 +82,7 @@ class World:
         body = one["body"]
         config = {key: body.get(key) for key in ("Image", "Env", "Cmd", "Labels")}
         state = {"Running": one["running"], "Pid": one["pid"] if one["running"] else 0}
-        shown = {"Image": f"sha256:id-of-{body['Image']}", "Config": config, "HostConfig": body["HostConfig"], "State": state}
+        shown = {"Image": one["id"], "Config": config, "HostConfig": body["HostConfig"], "State": state}
         return {**shown, "RestartCount": 3 if name in self.containers and not self.works(name) else 0}
 
     def create(self, name: str, body: Object) -> None:
@@ -84,6 +91,7 @@ class World:
         self.pids += 1
         pid = 100 + self.pids
         self.containers[name] = {"body": body, "running": False, "drained": False, "warming": 0, "pid": pid}
+        self.containers[name]["id"] = (self.image(body["Image"]) or {})["Id"]
         self.after()
 
     def start(self, name: str) -> None:
@@ -144,6 +152,8 @@ def vm(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> World:
     }.items():  # fmt: skip
         monkeypatch.setattr(_proxy_run._envoy, name, call)
     monkeypatch.setattr(_proxy_run, "_SYSCTL", world)
+    monkeypatch.setattr(_proxy_run, "redirects", list)
+    monkeypatch.setattr(_alone, "FOLDER", tmp_path)
     monkeypatch.setattr(_proxy_run.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(_proxy_run.os, "geteuid", lambda: 0)
     (tmp_path / "cluster.env").write_text(ENV)
@@ -240,6 +250,63 @@ def test_leaving_after_a_kill_takes_everything(vm: World) -> None:
     run(vm, NEW, state="absent")
     assert (vm.containers, vm.setting) == ({}, "0")
     assert not run(vm, NEW, state="absent")
+
+
+def test_a_name_that_means_another_image_now_exchanges_the_proxy_in_the_run_that_pulls_it(vm: World) -> None:
+    run(vm, pull="always")
+    vm.must_serve, vm.moved = True, {OLD: "the newer one"}
+    run(vm, pull="always")
+    assert vm.containers["asm-proxy"]["id"] == "sha256:id-of-the newer one" and list(vm.containers) == ["asm-proxy"]
+    steps = vm.steps
+    run(vm, pull="always")
+    assert vm.steps == steps + 1, "nothing but the pull"
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_a_proxy_to_which_traffic_is_led_is_not_removed(vm: World, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    run(vm)
+    vm.kill_at, vm.steps = at, 0
+    if at:  # a helper serves beside it
+        with pytest.raises(Killed):
+            run(vm, NEW)
+    vm.dead, vm.kill_at, vm.must_serve = False, 0, True
+    monkeypatch.setattr(_proxy_run, "redirects", lambda: ["iptables (nft)"])
+    before = dict(vm.containers)
+    with pytest.raises(MigrationError, match="lift the redirect first"):
+        run(vm, state="absent")
+    assert vm.containers == before
+    vm.must_serve = False
+    for one in vm.containers.values():
+        one["running"] = False  # it is of no use to anybody
+    run(vm, state="absent")
+    assert vm.containers == {}
+
+
+def test_check_mode_says_that_a_proxy_would_not_be_removed(vm: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(vm)
+    monkeypatch.setattr(_proxy_run, "redirects", lambda: ["iptables (nft)"])
+    words = ArgumentSpecValidator(proxy_spec()).validate({"state": "absent", "path": vm.folder})  # type: ignore[attr-defined]
+    made = _proxy_run.run_module(words.validated_parameters, True).plan
+    assert "would not be removed" in made.notes[0]
+
+
+def test_rules_that_lead_to_the_proxy_are_seen_in_both_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = {
+        "nft": {"nat": {"OUTPUT": ["-d 10.0.0.0/8 -j DOCKER"], "ISTIO_OUTPUT": ["-j ISTIO_REDIRECT"]}},
+        "legacy": {"mangle": {"PREROUTING": ["-p tcp -j ISTIO_INBOUND"]}},
+    }
+    tools = [_proxy_run.host.Tool(backend, 4, "x") for backend in ("nft", "legacy")]
+    monkeypatch.setattr(_proxy_run.host, "backend_in_use", lambda _asked: "nft")
+    monkeypatch.setattr(_proxy_run.host, "tools", lambda _backend: tools)
+    monkeypatch.setattr(_proxy_run.host, "read", lambda tool: saved[tool.backend])
+    assert REDIRECTS() == ["iptables (legacy)"], "a chain that nobody jumps to leads nowhere"
+
+
+def test_two_runs_at_once_on_one_vm(vm: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_alone, "PATIENCE", 0.0)
+    with _alone.alone("proxy", "x"), pytest.raises(MigrationError, match="Another run"):
+        run(vm)
+    assert vm.containers == {}
 
 
 def test_a_vm_without_an_identity_gets_no_proxy(vm: World, tmp_path: Any) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _redirect
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _redirect_guard as guard
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _redirect_host as host
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm import _redirect_probe as probe
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_host import Tool, boot_id
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_options import (
@@ -31,7 +33,7 @@ TOOL = Tool("nft", 4, "iptables-nft")
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> guard.Store:
     """Without systemd, so that nothing here reaches this machine's."""
     monkeypatch.setattr(guard, "has_systemd", lambda: False)
-    return guard.Store(str(tmp_path / "new" / "redirect"))
+    return guard.Store(str(tmp_path / "servicemesh-migration" / "redirect"))
 
 
 def test_the_folder_is_roots_alone(store: guard.Store) -> None:
@@ -43,6 +45,30 @@ def test_the_folder_is_roots_alone(store: guard.Store) -> None:
     assert store.read("pending") is None
     store.remove()
     assert not store.folder.parent.exists()
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
+    """An operator may give a folder that is not this module's alone."""
+    store = guard.Store(str(tmp_path / "shared" / "state"))
+    store.write("boot.sh", "#!/bin/sh\n")
+    with store.locked():
+        store.write("confirmed.json", "{}")
+    for name in ("mine.json", ".mine.new", "notes"):
+        (store.folder / name).write_text("somebody's")
+    (store.folder / "sub").mkdir()
+    store.remove()
+    assert sorted(path.name for path in store.folder.iterdir()) == [".mine.new", "mine.json", "notes", "sub"]
+    for path in store.folder.iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()
+    store.remove()
+    assert not store.folder.exists() and store.folder.parent.is_dir(), "the folder above was there before"
+
+
+def test_rules_of_others_may_say_anything() -> None:
+    said = host.command("printf", r"-A INPUT -m comment --comment \"caf\351\" -j ACCEPT\n").stdout
+    assert said.encode("utf-8", "surrogateescape").count(b"\xe9") == 1
+    assert host.command("cat", stdin=said).stdout == said
+    assert host.command("/etc/passwd").returncode == 126
 
 
 def test_a_change_is_only_ever_one_of_pending_and_confirmed(store: guard.Store) -> None:
@@ -116,6 +142,18 @@ def test_scripts_are_shell(store: guard.Store) -> None:
     assert 'it\'s $(reboot) `x` "q"' in done.stdout.splitlines()
 
 
+def test_a_proof_whose_answer_was_lost_is_not_told_as_taken_back(store: guard.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_redirect.host, "need_root", lambda: None)
+    monkeypatch.setattr(_redirect, "_stale", lambda _pending: "")
+    guard.arm(store, "#!/bin/sh\n", {"change": "a", "boot_script": ""}, 300)
+    words = params(state_dir=str(store.folder), probes=[], confirm={"change": "a", "failure": ""})
+    first = _redirect.vm_redirect(words, False)
+    assert first.result["confirmed"] and not (store.folder / "waiting.json").exists()
+    assert _redirect.vm_redirect(words, False).result["confirmed"], "the second try of the controller"
+    with pytest.raises(MigrationError, match="taken back before"):
+        _redirect.vm_redirect({**words, "confirm": {"change": "b", "failure": ""}}, False)
+
+
 # --- options --------------------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +196,8 @@ def test_versions(text: str, version: tuple[int, int]) -> None:
         ({"revert_after": 5}, "15 s at least"),
         ({"probes": [{"url": None, "tcp": None}]}, "either url or tcp"),
         ({"probes": [{"url": "ftp://x/", "tcp": None}]}, "http or https"),
+        ({"probes": [{"url": "http://127.0.0.1:99999/", "tcp": None}]}, "http or https"),
+        ({"probes": [{"url": "http://[::1/", "tcp": None}]}, "http or https"),
         ({"probes": [{"url": None, "tcp": "db"}]}, "host:port"),
         ({"version": "1.8.4", "drop_invalid": True}, "since 1.13"),
     ],
@@ -175,6 +215,11 @@ def test_an_address_is_a_network_of_one() -> None:
 def test_the_probe_without_options_is_the_proxys_readiness() -> None:
     assert probes_of(params()) == [probe.READY]
     assert probes_of(params(probes=[])) == []
+
+
+def test_a_name_that_nobody_can_be_asked_for_is_no_traceback() -> None:
+    (found,) = probe.prove([{"url": f"http://{'a' * 70}.example/", "timeout": 1, "from": "vm"}], 0)
+    assert found["ok"] is False and found["why"]
 
 
 def test_a_probe_says_what_is_wrong_and_no_secret() -> None:
