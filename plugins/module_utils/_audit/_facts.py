@@ -187,6 +187,12 @@ def _config(facts: Facts, source: Cluster, target: Cluster, journal: Journal) ->
     seen = _config_run.observe(source, target)
     scope = "all" if facts.options.get("workloads") else "gateway"
     selected = select(seen.source, _config_run.workloads(source, gateways, journal, {}), scope=scope)
-    migration = facts.options["migration"]
-    facts.config = plan_present(selected, seen.target, seen.kinds, migration=migration, target_namespaces=seen.namespaces)
+    facts.config = plan_present(
+        selected,
+        seen.target,
+        seen.kinds,
+        migration=facts.options["migration"],
+        target_namespaces=seen.namespaces,
+        bodies=False,
+    )
     facts.secrets = _config_run.credentials(source, selected, gateways)

@@ -271,10 +271,12 @@ def plan_present(
     target_namespaces: t.Collection[str] = (),
     create_namespaces: bool = True,
     target_version: str = "",
+    bodies: bool = True,
 ) -> ConfigPlan:
     """Only in the source, the same, different; what is only in the target is told by ``only_in_target``.
 
-    ``present``: key -> object of the target; ``kinds``: kind -> how the target serves it; ``target_version``: of its proxies.
+    ``present``: key -> object of the target; ``kinds``: kind -> how the target serves it; ``target_version``: of its proxies;
+    ``bodies`` False: nothing will be written, so creates need no body.
     """
     made = ConfigPlan([])
     for chosen in selected:
@@ -303,7 +305,8 @@ def plan_present(
         elif item.namespace and item.namespace not in target_namespaces and not create_namespaces:
             item.action, item.reason = "refused", f"the target has no namespace {item.namespace}"
         else:
-            item.body = marked(obj, served, migration)
+            if bodies or state != CREATE:
+                item.body = marked(obj, served, migration)
             if state != CREATE:
                 _compare(item, migration, on_conflict)
             elif item.namespace and item.namespace not in {*target_namespaces, *made.namespaces}:

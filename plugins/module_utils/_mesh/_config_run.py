@@ -15,7 +15,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._journ
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, flow, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import LARGE_PAGE, Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE, Kind, kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _snapshot, _writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import Selected, Workload, credentials_of
@@ -110,7 +110,7 @@ def read_side(
     served = {name: there.get(name) for name in (kinds or {**KINDS, **there})}
 
     def read(kind: Kind | None) -> list[Object]:
-        found = list(side.list_all(kind, label_selector=label_selector)) if kind else []
+        found = list(side.list_all(kind, label_selector=label_selector, limit=LARGE_PAGE)) if kind else []
         for obj in found:
             obj["metadata"].pop("managedFields", None)  # half of what an object takes, and never looked at
         return found

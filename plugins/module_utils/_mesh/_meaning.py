@@ -52,32 +52,26 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 
 
 def normal(value: t.Any) -> t.Any:
-    """The value in one spelling: null fields and empty lists left out, durations in seconds, 1.0 as 1.
+    """The value in one spelling: null fields and empty lists left out, durations in seconds, 1.0 as 1, sets in their order.
 
     Zeros, false and {} stay: for many fields of Istio they mean something else than an absent field
     (outlierDetection.consecutive5xxErrors 0 switches the check off, a match of {} matches everything).
     """
     if isinstance(value, dict):
-        return {key: normal(item) for key, item in value.items() if item is not None and item != []}
+        made = {key: normal(item) for key, item in value.items() if item is not None and item != []}
+        for key in _SETS.intersection(made):
+            item = made[key]
+            if isinstance(item, list) and all(isinstance(part, str) for part in item):
+                item.sort()
+        return made
     if isinstance(value, list):
         return [normal(item) for item in value]
-    if isinstance(value, str) and _DURATION.match(value):
-        return f"{sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value)):g}s"
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, str):
+        if value[:1].isdigit() and _DURATION.match(value):
+            return f"{sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value)):g}s"
+    elif isinstance(value, float) and value.is_integer():
         return int(value)
     return value
-
-
-def _sorted_sets(value: t.Any) -> t.Any:
-    if isinstance(value, dict):
-        made = {}
-        for key, item in value.items():
-            if key in _SETS and isinstance(item, list) and all(isinstance(part, str) for part in item):
-                made[key] = sorted(item)
-            else:
-                made[key] = _sorted_sets(item)
-        return made
-    return [_sorted_sets(item) for item in value] if isinstance(value, list) else value
 
 
 def _service(spec: Object) -> Object:
@@ -115,7 +109,7 @@ def meaning(obj: t.Mapping[str, t.Any]) -> Object:
         payload["spec"] = spec
     if kind == "ServiceAccount" and not group:
         payload.pop("secrets", None)
-    made: Object = t.cast(Object, _sorted_sets(normal(payload)))
+    made: Object = normal(payload)
     if not made.get("spec"):
         made.pop("spec", None)
     for field in ("labels", "annotations"):

@@ -105,8 +105,8 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     content = observe(session)
     present, damaged = _snapshot.whole_ones(session.journal)
     begun = "" if params["refresh"] else _snapshot.begun(session.journal, params["gateways"])
-    made = _snapshot.plan(content, present, _snapshot.folder(session.journal), begun=begun)
     digest = _snapshot.sha256(content)
+    made = _snapshot.plan(content, present, _snapshot.folder(session.journal), begun=begun, digest=digest)
     result: Object = {
         "path": present.get(digest, begun),
         "begun": bool(begun),

@@ -87,6 +87,24 @@ def test_of_secrets_only_the_path_is_shown() -> None:
     assert line.startswith("data.k: ") and "planted" not in line and "other" not in line
 
 
+def test_the_hash_of_an_object_is_the_same_in_every_release() -> None:
+    """It is written into the target's objects: another one would make all of them look as if somebody had changed them."""
+    http = {
+        "timeout": "1m30s",
+        "retries": {"attempts": 3.0, "perTryTimeout": "1500ms"},
+        "match": [{"uri": {"prefix": "/"}, "methods": ["POST", {"exact": "GET"}]}, {}],
+        "headers": None,
+        "route": [{"weight": 100, "destination": {"host": "9lives", "port": {"number": 80}}}],
+    }
+    spec = {"hosts": ["b.example", "a.example"], "gateways": ["mesh", "demo/gw"], "exportTo": [], "http": [http]}
+    meta = {"name": "a", "namespace": "b", "labels": {"team": "x"}, "finalizers": ["z", "y"]}
+    route = {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": meta, "spec": spec}
+    before = copy.deepcopy(route)
+    assert _meaning.digest(route) == "246dbc0c5a24ca99"
+    assert _meaning.fingerprint(route).hex() == "ea83536feac4b6ee3b1073e865deb718"
+    assert route == before, "the object is not touched: its lists keep their order when it is written"
+
+
 def test_fields_that_the_server_would_drop_are_named() -> None:
     wanted = {"spec": {"a": 1, "known": {"b": [{"c": 1, "gone": 2}]}, "empty": {}, "none": None}}
     assert _meaning.lost(wanted, {"spec": {"a": 1, "known": {"b": [{"c": 1}]}, "default": 3}}) == ["spec.known.b[0].gone"]

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import urllib3
@@ -192,6 +194,45 @@ def test_what_is_sent(server: Server) -> None:
     (sent,) = server.heads
     assert sent.startswith(b"PUT /k8s/clusters/c-1/api/v1?a=b HTTP/1.1\r\n")
     assert b"\r\nX-One: 1\r\n" in sent
+
+
+class Pool:
+    """Instead of urllib3's: writes down who is asked for what."""
+
+    def __init__(self, proxy: str | None) -> None:
+        self.proxy = proxy
+        self.seen: list[str] = []
+
+    def connection_from_url(self, url: str) -> SimpleNamespace:
+        self.seen.append(f"look up {url}")
+        return SimpleNamespace(urlopen=self.near)
+
+    def near(self, method: str, target: str, **_more: Any) -> SimpleNamespace:
+        self.seen.append(f"near {method} {target}")
+        return SimpleNamespace(status=200, data=b"")
+
+    def request(self, method: str, target: str, **_more: Any) -> SimpleNamespace:
+        self.seen.append(f"{method} {target}")
+        return SimpleNamespace(status=200, data=b"")
+
+
+def test_the_way_to_the_server_is_looked_up_once() -> None:
+    pool = Pool(None)
+    wire = Wire("https://a:6443/k8s/", pool)
+    for _turn in range(3):
+        get(wire, "api")
+    assert pool.seen == ["look up https://a:6443/k8s", *["near GET /k8s/api"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("host", "proxy"), [("https://a:6443", "http://proxy:3128"), ("http://a", "http://proxy:3128"), ("http://a", None)]
+)
+def test_a_proxy_is_asked_with_the_whole_address(host: str, proxy: str | None) -> None:
+    pool = Pool(proxy)
+    wire = Wire(host, pool)
+    for _turn in range(2):
+        get(wire, "api")
+    assert pool.seen == [f"GET {host}/api"] * 2
 
 
 def test_a_server_of_another_authority_and_none_at_all(server: Server) -> None:
