@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +142,22 @@ class Cluster:
         if nodes:
             self.wait_nodes()
             say(f"{self.name}: {nodes} nodes Ready", time.monotonic() - began)
+
+    def down(self) -> None:
+        """Take this cluster away while the lab stays up: processes, machines, places in the network, files."""
+        nodes = self.nodes
+        proc.stop_all(self.lab, [self.proc_name(part) for part in ("dns", "scheduler", "kcm", "apiserver", "etcd")], grace=0)
+        for node in nodes:
+            node.machine.stop()
+            net.remove_port(self.lab, node.name)
+            net.unroute(self.lab, node.pod_cidr)
+            shutil.rmtree(node.machine.dir, ignore_errors=True)
+        net.remove_address(self.lab, f"{self.dns_address}/16")
+        shutil.rmtree(self.dir, ignore_errors=True)
+        with self.lab.lock():
+            self.lab.data = self.lab._load()
+            self.lab.data.get("clusters", {}).pop(self.name, None)
+            self.lab.save()
 
     def start_node(self, node: Node) -> None:
         """Switch a node on again that was killed: a fresh root, the images that it had."""

@@ -58,11 +58,16 @@ def mesh_config(agent_env: dict[str, str] = AGENT_ENV) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
 
 
-def remote_secret(kubeconfig: str) -> Object:
-    """Tells istiod of the ACK cluster (what `istioctl create-remote-secret` makes)."""
-    found = secret(f"istio-remote-secret-{ACK_ID}", "Opaque", {ACK_ID: kubeconfig})
-    found["metadata"] |= {"labels": {"istio/multiCluster": "true"}, "annotations": {"networking.istio.io/cluster": ACK_ID}}
+def remote_secret(kubeconfig: str, cluster_id: str = ACK_ID) -> Object:
+    """Tells istiod of a cluster, by default of the ACK cluster (what `istioctl create-remote-secret` makes)."""
+    found = secret(f"istio-remote-secret-{cluster_id}", "Opaque", {cluster_id: kubeconfig})
+    found["metadata"] |= {"labels": {"istio/multiCluster": "true"}, "annotations": {"networking.istio.io/cluster": cluster_id}}
     return found
+
+
+def encoded(root: str) -> str:
+    """A certificate as a caBundle has it."""
+    return base64.b64encode(root.encode()).decode()
 
 
 def validation(root: str) -> Object:
@@ -72,7 +77,7 @@ def validation(root: str) -> Object:
     url = f"https://{net.ASM_ADDRESS}:15017/validate"
     hook = {
         "name": "validation.istio.io",
-        "clientConfig": {"url": url, "caBundle": base64.b64encode(root.encode()).decode()},
+        "clientConfig": {"url": url, "caBundle": encoded(root)},
         "rules": [rule],
         "failurePolicy": "Fail",
         "sideEffects": "None",

@@ -128,6 +128,16 @@ def route(lab: Lab, cidr: str, via: str) -> None:
     _ip([f"route replace {cidr} via {via}"], lab.netns("cloud"))
 
 
+def remove_address(lab: Lab, address: str, device: str = "br0") -> None:
+    """Take an address of the cloud itself away again, if it is there."""
+    subprocess.run(["ip", "-n", lab.netns("cloud"), "address", "delete", address, "dev", device], capture_output=True)
+
+
+def unroute(lab: Lab, cidr: str) -> None:
+    """Take a pod CIDR out of the cloud's routes, if it is there: its pods can be reached from nowhere else any more."""
+    subprocess.run(["ip", "-n", lab.netns("cloud"), "route", "delete", cidr], capture_output=True)
+
+
 def down(lab: Lab) -> list[str]:
     """Remove all namespaces of the lab; their interfaces vanish with them. Processes must be gone. Gives their names."""
     gone = namespaces(lab)

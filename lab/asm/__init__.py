@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """ASM's gateway controller, as its user sees it: an IstioGateway in the control plane becomes a gateway in the ACK cluster.
-The controller of migrations from Istio is in migrate.py, with its own facts.
+The controller of migrations from Istio is in migrate.py, what becomes of networks in networks.py, each with its own facts.
 
 Built from these facts (the real controller is not published):
 - istiogateway_types.go of aliyun/alibabacloud-servicemesh-api: all fields of spec, the capitalised fields of status.

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m lab.asm`: run the gateway controller, and the one of migrations from Istio, until SIGTERM."""
+"""`python -m lab.asm`: run the controllers of gateways, of migrations from Istio and of networks, until SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,26 +14,40 @@ import sys
 import threading
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from lab import asm, images
 from lab.asm.controller import Gateways
 from lab.asm.migrate import Injector, Migrations, follow, spread
+from lab.asm.networks import Networks, obey
 from lab.asm.render import ASM_ROOT, ISTIO_ROOT, Mesh
 from lab.kube import Api, KubeError
 
 LOOK = 2.0  # seconds between two looks at who is in the mesh
 
 
-def member(cloud: str, mesh_id: str, cluster_id: str) -> bool | None:
-    """Whether the cluster is in the mesh and has Istio, as the cloud server at this URL says; None when it does not know."""
+def told(cloud: str, mesh_id: str) -> dict[str, Any] | None:
+    """The mesh as the cloud server at this URL knows it; None when it does not."""
     if not cloud:
         return None
     with urllib.request.urlopen(f"{cloud}/_lab/meshes", timeout=5) as answer:
-        mesh = json.load(answer)["meshes"].get(mesh_id)
+        found: dict[str, Any] | None = json.load(answer)["meshes"].get(mesh_id)
+    return found
+
+
+def member(cloud: str, mesh_id: str, cluster_id: str) -> bool | None:
+    """Whether the cluster is in the mesh and has Istio, as the cloud server says; None when it does not know."""
+    mesh = told(cloud, mesh_id)
     found = mesh["members"].get(cluster_id) if mesh else None
     if mesh is None or (found and found["state"] == "stopping"):
         return None
     return bool(found and found["ignore_namespace_check"])
+
+
+def networks(cloud: str, mesh_id: str) -> Networks | None:
+    """The networks of the mesh's clusters; None when the cloud server does not know the mesh."""
+    mesh = told(cloud, mesh_id)
+    return mesh["networks"] if mesh else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.own_root:
             spread(apis[1], root)
         follow(migrations, lambda: member(options.cloud, options.mesh_id, options.cluster_id))
+        obey(apis[0], migrations, options.cluster_id, lambda: networks(options.cloud, options.mesh_id))
     for controller in controllers:
         controller.stop()
     return 0

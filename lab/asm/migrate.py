@@ -31,7 +31,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import yaml
 
@@ -58,10 +58,18 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True)
 class Injector:
-    """Where ASM injects sidecars: the URL of the webhook and the authority (PEM, base64) of its certificate."""
+    """Where ASM injects sidecars: the URL of the webhook and the authority (PEM, base64) of its certificate.
+
+    :arg network: of the cluster, as ASM's API was told; its sidecars are told by the path, as Istio's external istiod does it.
+    """
 
     url: str
     ca_bundle: str
+    network: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"{self.url}/net/{self.network}" if self.network else self.url
 
 
 @dataclass(frozen=True)
@@ -215,6 +223,18 @@ class Migrations:
         hook = own_hook(injector, labelled_only=labelled_only)
         self._ack.patch(OWN_HOOK_PATH, hook, "apply", fieldManager="asm-controller", force="true")
 
+    def place(self, network: str) -> None:
+        """The cluster is in this network ("": in none): pods that are injected from now on are told. Those that run are not."""
+        if self._injector is None:
+            return
+        self._injector = replace(self._injector, network=network)
+        hook = self._ack.find(OWN_HOOK_PATH)
+        client = {"url": self._injector.address, "caBundle": self._injector.ca_bundle}
+        if hook is not None and any(one["clientConfig"] != client for one in hook["webhooks"]):
+            version = {"resourceVersion": hook["metadata"].get("resourceVersion")}
+            webhooks = [{**one, "clientConfig": client} for one in hook["webhooks"]]
+            self._ack.patch(OWN_HOOK_PATH, {"metadata": version, "webhooks": webhooks})
+
     def _rule_hooks(self, rule: Callable[[Object], Object]) -> None:
         """Change the object selectors of Istio's injection webhooks, where they are not so already."""
         for hook in self._hooks():
@@ -297,7 +317,7 @@ def own_hook(injector: Injector, *, labelled_only: bool) -> Object:
     not_out = {"key": "sidecar.istio.io/inject", "operator": "NotIn", "values": ["false"]}
     webhook = {
         "name": "asm.sidecar-injector.istio.io",
-        "clientConfig": {"url": injector.url, "caBundle": injector.ca_bundle},
+        "clientConfig": {"url": injector.address, "caBundle": injector.ca_bundle},
         "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
         "objectSelector": {"matchExpressions": [chosen if labelled_only else others, not_out]},
         "namespaceSelector": {"matchExpressions": [{"key": INJECTION, "operator": "In", "values": ["enabled"]}]},

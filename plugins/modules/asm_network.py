@@ -39,9 +39,8 @@ attributes:
 options:
   mesh_id:
     description:
-      - The id of the ASM instance.
+      - The id of the ASM instance. With O(state=restored) it can be left out, for the journal knows it.
     type: str
-    required: true
   state:
     description:
       - V(present) sets O(networks).
@@ -174,11 +173,13 @@ def main() -> None:
         **alibaba_spec(),
         **state_spec(),
         **wait_spec(),
-        "mesh_id": {"type": "str", "required": True},
+        "mesh_id": {"type": "str"},
         "state": {"type": "str", "choices": ["present", "restored"], "default": "present"},
         "networks": {"type": "list", "elements": "dict", "options": network},
     }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True, required_if=[("state", "present", ["networks"])])
+    module = AnsibleModule(
+        argument_spec=spec, supports_check_mode=True, required_if=[("state", "present", ["mesh_id", "networks"])]
+    )
     run(module, run_module)
 
 

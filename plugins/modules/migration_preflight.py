@@ -42,12 +42,24 @@ options:
     description:
       - The id of the ACK cluster, as for M(servicemesh.migration.asm_gateway).
     type: str
+  mesh_id:
+    description:
+      - The id of the ASM instance. With it and O(workloads), ASM is asked for the network of O(cluster_id) when Istio has that
+        cluster in one.
+    type: str
+  networks:
+    description:
+      - What M(servicemesh.migration.asm_network) will be given before the first workload moves. It counts instead of what ASM
+        has now.
+    type: list
+    elements: dict
+    default: []
   workloads:
     description:
       - Also check what a move of workloads needs. The versions of Kubernetes and Istio, namespaces that are injected by revision,
-        quotas that leave no room for one more pod, EnvoyFilters, Istio's root certificate, and all of Istio's configuration
-        instead of the gateways' alone. Which workload would not move, and why, says M(servicemesh.migration.sidecar_inject)
-        in check mode.
+        quotas that leave no room for one more pod, EnvoyFilters, Istio's root certificate, the network of the cluster, and all of
+        Istio's configuration instead of the gateways' alone. Which workload would not move, and why, says
+        M(servicemesh.migration.sidecar_inject) in check mode.
     type: bool
     default: false
   fail_on:
@@ -156,6 +168,8 @@ def main() -> None:
             "steps": {"type": "list", "elements": "raw", "default": [1]},
             "ccm_version": {"type": "str", "default": ""},
             "cluster_id": {"type": "str"},
+            "mesh_id": {"type": "str"},
+            "networks": {"type": "list", "elements": "dict", "default": []},
             "workloads": {"type": "bool", "default": False},
             "fail_on": {"type": "str", "choices": ["error", "warning", "never"], "default": "error"},
         },

@@ -19,7 +19,7 @@ description:
     itself must say that it has a certificate for the pod's identity, trusts a root, is connected to its control plane and took
     its configuration (O(proof)).
   - Before a wave restarts anything, a dry run of one pod of each namespace shows whether injection would give it a sidecar of the
-    target.
+    target, and one in the same network as the sidecar that it has.
   - A last ready pod is never taken away. A workload that may make more pods first (maxSurge) is told to give none away
     meanwhile when its own maxUnavailable, or a PodDisruptionBudget, would not do; its maxUnavailable is put back afterwards.
     A workload that may not is refused, with the reason, and the others move.

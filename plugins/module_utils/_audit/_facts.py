@@ -12,6 +12,7 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._finding import FactMissing, Finding
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._workload_facts import WorkloadFacts, read_workloads
+from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._asm import Asm, Network
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb import Clb, Health
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
@@ -73,6 +74,7 @@ class Facts:
     config: ConfigPlan | None = None
     secrets: list[Object] | None = None
     workloads: WorkloadFacts | None = None
+    networks: dict[str, Network] | None = None
     problems: list[Finding] = dataclasses.field(default_factory=list)
 
     def need(self, part: str) -> t.Any:
@@ -133,7 +135,7 @@ def read(params: t.Mapping[str, t.Any]) -> Facts:
         "target-gateway": lambda: _gateways(facts, source, target, clb),
     }
     if params.get("workloads"):
-        jobs["workloads"] = lambda: setattr(facts, "workloads", read_workloads(source))
+        jobs["workloads"] = lambda: _workloads(facts, source)
     if journal is not None:
         known = journal
         jobs["mesh-config"] = lambda: _config(facts, source, target, known)
@@ -180,6 +182,14 @@ def _gateways(facts: Facts, source: Cluster, target: Cluster, clb: Clb) -> None:
             facts.problems.append(_finding("gateway", answer.error))
         else:
             facts.gateways[str(answer.item["target_gateway"])] = t.cast(GatewayFacts, answer.value)
+
+
+def _workloads(facts: Facts, source: Cluster) -> None:
+    """ASM is asked for its networks only when Istio has one, and its instance is named."""
+    facts.workloads = read_workloads(source)
+    mesh_id = facts.options.get("mesh_id")
+    if facts.workloads.network and mesh_id:
+        facts.networks = Asm(facts.options["alibaba"]).networks(mesh_id)
 
 
 def _config(facts: Facts, source: Cluster, target: Cluster, journal: Journal) -> None:

@@ -12,6 +12,7 @@ import typing as t
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._facts import Facts
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._finding import Check, Finding
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._workload_facts import WorkloadFacts
+from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._asm import Network
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_session import (
     ISTIO_VERSION,
     KUBERNETES_VERSION,
@@ -116,10 +117,31 @@ def roots(facts: Facts) -> Found:
         )
 
 
+def networks(facts: Facts) -> Found:
+    """A sidecar that does not know its network takes the servers of others for near, and goes past their gateways."""
+    known: WorkloadFacts = facts.need("workloads")
+    if not known.network:
+        return
+    where, cluster = "source/istio-system", facts.options.get("cluster_id") or ""
+    planned = {str(item["cluster_id"]): str(item.get("network") or "") for item in facts.options.get("networks") or []}
+    hint = "name this cluster and all others of the mesh in asm_network (ack_to_asm_networks in the role), before the first wave"
+    if not cluster or not (facts.options.get("mesh_id") or planned):
+        why = f"Istio has this cluster in the network {known.network}; without mesh_id and cluster_id ASM cannot be asked"
+        yield Finding("mesh-networks", "warning", where, why, hint)
+        return
+    there = planned.get(cluster) or facts.need("networks").get(cluster, Network()).network
+    if there == known.network:
+        yield Finding("mesh-networks", "info", where, f"the network {there} is also that of ASM")
+    else:
+        why = f"Istio has this cluster in the network {known.network}, ASM in {there or 'none'}; gateways would be passed by"
+        yield Finding("mesh-networks", "error", where, why, hint)
+
+
 WORKLOAD_CHECKS: dict[str, Check[Facts]] = {
     "versions": versions,
     "revision-labels": revisions,
     "surge-quota": surge,
     "envoy-filters": filters,
     "mesh-roots": roots,
+    "mesh-networks": networks,
 }

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
@@ -22,12 +23,13 @@ Object = dict[str, t.Any]
 QUOTA = kind_of("v1", "ResourceQuota")
 _SYSTEM = "istio-system"
 _ROOT = "istio-ca-root-cert"
+_INJECTOR, _NETWORK = "istio-sidecar-injector", "topology.istio.io/network"
 
 
 @dataclasses.dataclass
 class WorkloadFacts:
     """:arg istiods: their images. :arg surging: (Deployment, one of its pods with a sidecar), where a quota may refuse more pods.
-    :arg root: the root certificate that Istio tells its workloads, PEM."""
+    :arg root: the root certificate that Istio tells its workloads, PEM. :arg network: the cluster's, as Istio knows it."""
 
     istiods: list[str] = dataclasses.field(default_factory=list)
     namespaces: list[Object] = dataclasses.field(default_factory=list)
@@ -35,6 +37,17 @@ class WorkloadFacts:
     surging: list[tuple[Object, Object]] = dataclasses.field(default_factory=list)
     filters: list[Object] = dataclasses.field(default_factory=list)
     root: str = ""
+    network: str = ""
+
+
+def network_of(namespaces: t.Sequence[Object], injector: Object | None) -> str:
+    """What Istio tells its sidecars, or else what it takes their addresses for. Pure."""
+    try:
+        told = json.loads(((injector or {}).get("data") or {}).get("values") or "{}")["global"]["network"]
+    except (ValueError, KeyError, TypeError):
+        told = ""
+    labels = [item["metadata"].get("labels") or {} for item in namespaces if item["metadata"]["name"] == _SYSTEM]
+    return str(told or next((found[_NETWORK] for found in labels if _NETWORK in found), ""))
 
 
 def read_workloads(source: Cluster) -> WorkloadFacts:
@@ -50,6 +63,7 @@ def read_workloads(source: Cluster) -> WorkloadFacts:
     root = (source.get(CONFIG_MAP, _ROOT, _SYSTEM) or {}).get("data") or {}
     images = [str(one["image"]) for item in istiods for one in item["spec"]["template"]["spec"]["containers"][:1]]
     facts = WorkloadFacts(images, namespaces, quotas, filters=found, root=str(root.get("root-cert.pem") or "").strip())
+    facts.network = network_of(namespaces, source.get(CONFIG_MAP, _INJECTOR, _SYSTEM))
     for place in sorted({item["metadata"]["namespace"] for item in quotas}):
         deployments = list(source.list_all(DEPLOYMENT, place))
         names = {(place, item["metadata"]["name"]) for item in deployments}

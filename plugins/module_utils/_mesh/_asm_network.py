@@ -17,6 +17,7 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._asm import RUNNING, Member, Mesh, Network
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
@@ -122,6 +123,15 @@ def wanted_of(seen: Observed, params: t.Mapping[str, t.Any]) -> dict[str, Networ
     }
 
 
+def mesh_of(journal: Journal, mesh_id: str) -> str:
+    """The instance that is named, or whose networks this migration changed; empty when it changed none."""
+    found = {key.split("/")[1] for key in journal.originals("asm/") if key.split("/")[2:3] == ["network"]}
+    if not mesh_id and len(found) > 1:
+        why = f"this migration changed networks of {', '.join(sorted(found))}"
+        raise InputError("It is not said which mesh gets its networks back", why=why, todo="set mesh_id")
+    return mesh_id or next(iter(found), "")
+
+
 # -- observe, apply, verify --------------------------------------------------------------------------------------
 
 
@@ -174,7 +184,10 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     start = time.monotonic()
     check_input(params["networks"] or [])
     session = open_asm(params, check_mode)
-    seen = observe(session, params["mesh_id"])
+    mesh_id = mesh_of(session.journal, str(params["mesh_id"] or "").strip())
+    if not mesh_id:
+        return Outcome(Plan(), {"networks": {}, "seconds": 0.0})
+    seen = observe(session, mesh_id)
     wanted = wanted_of(seen, params)
     made, refusals = plan(seen, wanted)
     warnings, found = enforce(refusals, check_mode), seen.networks

@@ -26,6 +26,7 @@ _SWITCH = (
     "check that the target's injection is on for this cluster and namespace (ASM: state Migrating), and the options labels and "
     "target_proxy"
 )
+_NETWORK = "tell ASM the networks of Istio (asm_network, or ack_to_asm_networks in the role), then run again"
 # Namespaces in a message.
 _MOST = 3
 _NAME = "servicemesh-migration-rehearsal"
@@ -44,9 +45,11 @@ def pod_of(workload: Object, wish: Wish) -> Object:
 
 
 def rehearse(cluster: Cluster, members: t.Sequence[Workload], wish: Wish, proxies: Proxies) -> list[str]:
-    """One workload of each namespace. What could not be asked is returned; a wrong sidecar raises MigrationError, and a pod that
-    nobody could make now."""
-    answers, unasked, broken = _ask(cluster, [(one, wish) for one in members])
+    """One workload of each namespace, one that knows its network first. What could not be asked is returned.
+
+    A wrong sidecar, one in another network than now, and a pod that nobody could make now raise MigrationError.
+    """
+    answers, unasked, broken = _ask(cluster, [(one, wish) for one in sorted(members, key=lambda one: not one.network)])
     if broken:
         raise MigrationError(
             "A new pod could not be made now, so nothing is restarted",
@@ -56,7 +59,8 @@ def rehearse(cluster: Cluster, members: t.Sequence[Workload], wish: Wish, proxie
             "rollout would take old pods away and get no new ones",
         )
     for one, made in answers:
-        differs = proxies.differs(sidecar_of(made))
+        proxy = sidecar_of(made)
+        differs = proxies.differs(proxy)
         if differs:
             what = "that trusts both meshes" if proxies.two_meshes else "of the target"
             raise MigrationError(
@@ -64,6 +68,14 @@ def rehearse(cluster: Cluster, members: t.Sequence[Workload], wish: Wish, proxie
                 where=f"{cluster.name}/{one.place}",
                 why=f"in a dry run: {differs}",
                 todo=_PREPARE if proxies.two_meshes else _SWITCH,
+            )
+        if proxy is not None and one.network and proxy.network != one.network and not proxies.two_meshes:
+            raise MigrationError(
+                "A new pod would not know the network that it is in, so nothing is restarted",
+                where=f"{cluster.name}/{one.place}",
+                why=f"its sidecar is in {one.network}; in a dry run the new one is in {proxy.network or 'no network'}, and would "
+                "go past the gateways of other networks",
+                todo=_NETWORK,
             )
     return unasked
 

@@ -42,6 +42,11 @@ class Sidecar:
         return self.env.get("ASM_ID", "")
 
     @property
+    def network(self) -> str:
+        """The network that it was told it is in; with none it takes every endpoint for near, and uses no gateway to others."""
+        return self.env.get("ISTIO_META_NETWORK", "")
+
+    @property
     def two_meshes(self) -> bool:
         """It takes the trust of both meshes: by the variable itself, or by the metadata in its configuration that become it."""
         if self.env.get(XDS_AGENT, "").lower() == "true":

@@ -21,7 +21,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._select
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _rollouts
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._namespaces import NAMESPACE
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE, Manners
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, live, sidecar_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, Sidecar, live, sidecar_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import PDB
 
 Object = dict[str, t.Any]
@@ -69,7 +69,7 @@ class Workload:
     :arg guard: what maxUnavailable is set to while it rolls, when its own value would take too much away; None: left as it is.
     :arg cost: pods that are at most away at once. :arg obstacle: why it is not moved now. :arg pdbs: budgets over its pods.
     :arg slack: seconds in which one pod may come and go without a sign: minReadySeconds and the grace period.
-    :arg trail: what is done with it, see MOVE.
+    :arg trail: what is done with it, see MOVE. :arg network: that its sidecars of the source know of.
     """
 
     kind: str
@@ -89,6 +89,7 @@ class Workload:
     obstacle: str = ""
     pdbs: tuple[str, ...] = ()
     trail: str = MOVE
+    network: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -294,7 +295,7 @@ class _Survey:
             reason = f"made by {owner.get('kind')} {owner.get('name')}, which would take the label away: set it there"
             self._list(item["kind"], meta["namespace"], meta["name"], reason)
             return
-        self._found.workloads.append(self._member(item, state, len(pods), any(proxy.native for proxy in proxies)))
+        self._found.workloads.append(self._member(item, state, len(pods), proxies))
 
     def _edited(self, template: Object) -> bool:
         meta = template.get("metadata") or {}
@@ -311,7 +312,7 @@ class _Survey:
             return SOURCE
         return MOVING if pods else TARGET
 
-    def _member(self, item: Object, state: str, pods: int, native: bool) -> Workload:
+    def _member(self, item: Object, state: str, pods: int, proxies: t.Sequence[Sidecar]) -> Workload:
         meta, template = item["metadata"], item["spec"]["template"]
         labels = dict((template.get("metadata") or {}).get("labels") or {})
         own = _rollouts.manners(item)
@@ -334,10 +335,11 @@ class _Survey:
             guard,
             int(item["spec"].get("minReadySeconds") or 0) + _grace(template),
             pods,
-            native,
+            any(proxy.native for proxy in proxies),
             obstacle,
             tuple(sorted(f"{meta['namespace']}/{pdb['metadata']['name']}" for pdb in budgets)),
             self._scope.trail,
+            next((proxy.network for proxy in proxies if proxy.network and self._scope.proxies.differs(proxy)), ""),
         )
 
     def _in_the_way(self, item: Object, labels: t.Mapping[str, str]) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -45,20 +46,23 @@ class Scene:
             "wait_timeout": 180.0,
         }
 
-    def cluster(self, state: str) -> Outcome:
+    def asm_options(self) -> dict[str, Any]:
+        """What the modules of ASM's API have in common."""
         env = self.stage.env
         keys = {key: env[f"ALIBABA_CLOUD_{key.upper()}"] for key in ("access_key_id", "access_key_secret", "asm_endpoint")}
+        alibaba = {"region": "cn-hangzhou", "protocol": "http", "attempts": 8, **keys}
+        return {**self._common, "mesh_id": MESH_ID, "alibaba": alibaba}
+
+    def cluster(self, state: str) -> Outcome:
         given = {
-            "mesh_id": MESH_ID,
             "cluster_id": ACK_ID,
             "state": state,
             "ignore_namespace_check": True,
             "discovery_only": False,
             "kubeconfig_path": "",
             "kubeconfig_private": False,
-            "alibaba": {"region": "cn-hangzhou", "protocol": "http", "attempts": 8, **keys},
         }
-        return good(_asm_cluster.run_module({**self._common, **given}, False))
+        return good(_asm_cluster.run_module({**self.asm_options(), **given}, False))
 
     def state(self, state: str) -> Outcome:
         given = {"state": state, "passed": True, "retry": True, "keep_istio_system_injection": None, "check_workloads": True}
@@ -102,17 +106,20 @@ class Scene:
         return found
 
 
+S = TypeVar("S", bound=Scene)
+
+
 def good(done: Outcome) -> Outcome:
     assert done.failed is None, done.failed.message
     return done
 
 
-@pytest.fixture
-def scene(lab: Lab, tmp_path: Path) -> Iterator[Scene]:
+@contextmanager
+def joined(lab: Lab, folder: Path, kind: type[S]) -> Iterator[S]:
     """The cluster is in the mesh, and injection is Istio's still. Afterwards it is in no mesh."""
     with net.inside(lab):
-        stage = Stage(lab, tmp_path, "inject")
-        one = Scene(stage, tmp_path)
+        stage = Stage(lab, folder, "inject")
+        one = kind(stage, folder)
         assert stage.asm.find(OBJECT) is None, "the cluster is in the mesh already: take it out first"
         before = stage.ack.get(MESH_CONFIG)["data"]["mesh"]
         one.cluster("present")
@@ -126,6 +133,12 @@ def scene(lab: Lab, tmp_path: Path) -> Iterator[Scene]:
             assert stage.ack.find(OWN_HOOK_PATH) is None
             stage.ack.patch(SYSTEM, {"metadata": {"labels": {"istio-injection": None}}})
             stage.forget_mirror()
+
+
+@pytest.fixture
+def scene(lab: Lab, tmp_path: Path) -> Iterator[Scene]:
+    with joined(lab, tmp_path, Scene) as one:
+        yield one
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._asm import Member, Mesh, Network
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_network import Observed, plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._asm_network import Observed, mesh_of, plan
 
 from .conftest import CLUSTER, MESH, Bench
 
@@ -70,6 +72,24 @@ def test_set_again_and_restored(joined: Bench) -> None:
     assert joined.run("asm_network", state="restored", networks=None)["changed"] is False
 
 
+def test_the_journal_knows_which_mesh_gets_its_networks_back(joined: Bench) -> None:
+    nothing = joined.run("asm_network", state="restored", mesh_id=None, networks=None)
+    assert (nothing["changed"], nothing["networks"]) == (False, {})
+    joined.run("asm_network", networks=[{"cluster_id": CLUSTER, "network": "network-1"}])
+    back = joined.run("asm_network", state="restored", mesh_id=None, networks=None)
+    assert back["changed"] and back["networks"][CLUSTER]["network"] == ""
+
+
+def test_of_two_meshes_one_has_to_be_named(joined: Bench) -> None:
+    journal = Journal(str(joined.folder / "elsewhere"), "shop")
+    journal.keep_originals(
+        {"asm/c0mesh/network/c0ack": {}, "asm/c0other/network/c0ack": {}, "asm/c0third/cluster/c/member": False}
+    )
+    assert mesh_of(journal, "c0mesh") == "c0mesh"
+    with pytest.raises(InputError, match=r"c0mesh, c0other\."):
+        mesh_of(journal, "")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -80,6 +100,7 @@ def test_set_again_and_restored(joined: Bench) -> None:
         ({"networks": [{"cluster_id": CLUSTER, "custom_gateway_address": "192.0.2.300:15443"}]}, ["192.0.2.300"]),
         ({"networks": [{"cluster_id": CLUSTER}, {"cluster_id": CLUSTER}]}, ["named twice"]),
         ({"networks": None}, ["networks"]),
+        ({"mesh_id": None}, ["mesh_id"]),
     ],
 )
 def test_bad_input_is_refused_before_the_first_write(joined: Bench, options: dict[str, Any], words: list[str]) -> None:

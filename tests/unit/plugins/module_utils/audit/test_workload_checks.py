@@ -13,7 +13,12 @@ import pytest
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._facts import Facts
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._finding import run_checks
 from ansible_collections.servicemesh.migration.plugins.module_utils._audit._workload_checks import WORKLOAD_CHECKS
-from ansible_collections.servicemesh.migration.plugins.module_utils._audit._workload_facts import WorkloadFacts, read_workloads
+from ansible_collections.servicemesh.migration.plugins.module_utils._audit._workload_facts import (
+    WorkloadFacts,
+    network_of,
+    read_workloads,
+)
+from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._asm import Network
 from tests.unit.plugins.module_utils.mesh.inject_world import Api
 
 Object = dict[str, Any]
@@ -54,6 +59,50 @@ def facts() -> Facts:
     return found
 
 
+def networked(found: Any, there: str = "", planned: str = "", mesh: str = "c0asm", cluster: str = "c0ack") -> None:
+    """Istio has the cluster in network-1. ``there``: what ASM says. ``planned``: what it will be told."""
+    networks = [{"cluster_id": "c0b"}, {"cluster_id": "c0ack", "network": planned}] if planned else []
+    found.options = {"workloads": True, "mesh_id": mesh, "cluster_id": cluster, "networks": networks}
+    found.workloads.network, found.networks = "network-1", {"c0ack": Network(there), "c0b": Network("network-1")}
+
+
+def test_networks_that_agree_or_will_agree_pass() -> None:
+    for there, planned in (("network-1", ""), ("", "network-1"), ("network-2", "network-1")):
+        seen = facts()
+        networked(seen, there, planned)
+        report = run_checks(WORKLOAD_CHECKS, seen)
+        assert report.passed == list(WORKLOAD_CHECKS) and [item.severity for item in report.findings] == ["info"]
+
+
+def test_networks_that_could_not_be_read_are_skipped_unless_they_are_planned() -> None:
+    seen = facts()
+    networked(seen)
+    seen.networks = None
+    assert run_checks(WORKLOAD_CHECKS, seen).skipped == ["mesh-networks"]
+    networked(seen, planned="network-1")
+    seen.networks = None
+    assert run_checks(WORKLOAD_CHECKS, seen).skipped == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "network"),
+    [
+        ({}, None, ""),
+        ({"topology.istio.io/network": "network-1"}, None, "network-1"),
+        ({"topology.istio.io/network": "network-1"}, '{"global": {"network": "network-7"}}', "network-7"),
+        ({}, '{"global": {"network": "network-7"}}', "network-7"),
+        ({"topology.istio.io/network": "network-1"}, '{"global": {"network": ""}}', "network-1"),
+        ({}, "{", ""),
+        ({}, '{"global": null}', ""),
+        ({}, "[]", ""),
+    ],
+)
+def test_the_network_is_that_of_new_sidecars_or_else_of_the_label(labels: Object, values: str | None, network: str) -> None:
+    namespaces = [{"metadata": {"name": "shop", "labels": {"topology.istio.io/network": "x"}}}]
+    namespaces.append({"metadata": {"name": "istio-system", "labels": labels}})
+    assert network_of(namespaces, None if values is None else {"data": {"values": values}}) == network
+
+
 def test_a_sound_cluster_passes_all() -> None:
     report = run_checks(WORKLOAD_CHECKS, facts())
     assert report.passed == list(WORKLOAD_CHECKS) and not report.findings
@@ -89,6 +138,11 @@ def test_what_could_not_be_read_is_skipped() -> None:
             "copied as it is",
         ),
         (lambda f: setattr(f.workloads, "root", ""), "warning", "mesh-roots", "root certificate"),
+        (lambda f: networked(f), "error", "mesh-networks", "network-1, ASM in none"),
+        (lambda f: networked(f, "network-2"), "error", "mesh-networks", "network-1, ASM in network-2"),
+        (lambda f: networked(f, "network-1", planned="network-2"), "error", "mesh-networks", "network-1, ASM in network-2"),
+        (lambda f: networked(f, mesh=""), "warning", "mesh-networks", "cannot be asked"),
+        (lambda f: networked(f, cluster="", planned="network-1"), "warning", "mesh-networks", "cannot be asked"),
     ],
 )
 def test_each_trouble_is_found(spoil: Callable[[Any], None], severity: str, name: str, words: str) -> None:

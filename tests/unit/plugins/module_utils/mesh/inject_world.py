@@ -72,10 +72,12 @@ def whole(call: _C) -> _C:
     return t.cast(_C, locked)
 
 
-def proxy(new: bool, *, router: bool = False, agent: bool = False) -> Object:
+def proxy(new: bool, *, router: bool = False, agent: bool = False, network: str = "") -> Object:
     env = [{"name": "ASM_ID", "value": "c0asm"}] if new else []
     if agent and not new:
         env = [{"name": "PROXY_CONFIG_XDS_AGENT", "value": "true"}]
+    if network:
+        env.append({"name": "ISTIO_META_NETWORK", "value": network})
     kind = "router" if router else "sidecar"
     return {"name": "istio-proxy", "image": "proxyv2:asm" if new else "proxyv2:istio", "env": env, "args": ["proxy", kind]}
 
@@ -96,6 +98,7 @@ class Api:
         self.takes_all = False  # the target injects every pod that does not opt out
         self.source_injects = True
         self.prepared = False  # Istio's new sidecars take the trust of two meshes
+        self.networks = {False: "", True: ""}  # that new sidecars of the source and of the target are told
         self.wrong: set[str] = set()
         self._numbers = 0
         self.namespace("shop")
@@ -224,7 +227,7 @@ class Api:
                     "of": meta["uid"],
                     "digest": digest,
                 },
-                "spec": {"containers": [proxy(new, agent=self.prepared)]},
+                "spec": {"containers": [proxy(new, agent=self.prepared, network=self.networks[new])]},
                 "status": status,
             }
         )
@@ -310,7 +313,8 @@ class Api:
         self._called(f"{'rehearse' if dry_run else 'create'} {kind.kind}")
         if dry_run:
             new = self._new(body["metadata"]["labels"]) and self.injects
-            containers = [proxy(new, agent=self.prepared)] if new or self.source_injects else []
+            made = proxy(new, agent=self.prepared, network=self.networks[new])
+            containers = [made] if new or self.source_injects else []
             return {**copy.deepcopy(body), "spec": {"containers": containers}}
         made = copy.deepcopy(body)
         made["metadata"].setdefault("resourceVersion", "1")

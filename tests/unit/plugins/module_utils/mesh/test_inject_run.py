@@ -248,6 +248,21 @@ def test_a_wrong_label_restarts_nothing(api: Api, tmp_path: Path) -> None:
     assert api.calls["rehearse Pod"] == 1
 
 
+@pytest.mark.parametrize("network", ["", "network-2"])
+def test_a_sidecar_that_would_not_know_its_network_restarts_nothing(tmp_path: Path, network: str) -> None:
+    api = Api()
+    api.workload("first")  # older than the network
+    api.networks = {False: "network-1", True: network}
+    api.workload("web")
+    before = api.templates()
+    done = inject(api, tmp_path, waves=["100%"])
+    assert done.failed is not None and "Deployment/web. Why: its sidecar is in network-1" in done.failed.message
+    assert f"the new one is in {network or 'no network'}" in done.failed.message
+    assert api.templates() == before and api.calls["patch Deployment"] == 0
+    api.networks[True] = "network-1"
+    assert inject(api, tmp_path).failed is None and len(api.moved()) == 2
+
+
 class Judge:
     """A gate by a function of the cluster."""
 
