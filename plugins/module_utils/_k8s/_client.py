@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import pathlib
 import time
 import typing as t
 import urllib.parse
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._configuration import configuration_of, pool_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._plain import plain_access
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._wire import Answer, QuietError, Wire, WireError
@@ -36,7 +36,6 @@ LARGE_PAGE = 5000
 # Seconds for which the headers that log in are kept: looking for a fresher token costs as much as a call.
 _LOGIN = 5.0
 _CONNECTIONS = 32
-_PATHS = 8192  # characters that a list of paths may have
 
 Object = dict[str, t.Any]
 
@@ -62,7 +61,7 @@ class Cluster:
             self.host, self._wire, self._login = access.host, access.wire, (math.inf, access.headers)
         else:
             self.host = str(self.configuration.host).rstrip("/")
-            self._wire = Wire(self.host, _pool(self.configuration))
+            self._wire = Wire(self.host, pool_of(self.configuration, _CONNECTIONS))
         self._discovered: dict[str, list[Object]] = {}
         self._wanted_uid = options.get("cluster_uid")
         self._uid: str | None = None
@@ -71,7 +70,7 @@ class Cluster:
     def configuration(self) -> t.Any:
         """The kubernetes library's Configuration for this API server."""
         if self._configured is None:
-            self._configured = _configuration(self.name, self._options)
+            self._configured = configuration_of(self.name, self._options)
         return self._configured
 
     # -- identity ------------------------------------------------------------------------------------------------
@@ -425,7 +424,6 @@ class Cluster:
             details={"status": status, "reason": answer.get("reason") if isinstance(answer, dict) else None},
         )
 
-
     def _foreign(self, method: str, where: str, status: int, data: bytes) -> MigrationError:
         what = "a 404 that is not its own" if status == 404 else "something that is no JSON object"
         return MigrationError(
@@ -441,66 +439,3 @@ class Cluster:
 def _says_so(answer: t.Any, data: bytes) -> bool:
     """Whether a 404 is one of an API server: a Status, or its plain text for a path that it does not serve."""
     return (isinstance(answer, dict) and answer.get("kind") == "Status") or data.strip() == b"404 page not found"
-
-
-def _configuration(name: str, options: t.Mapping[str, t.Any]) -> t.Any:
-    """A kubernetes.client.Configuration from the options; nothing is ever taken by silence."""
-    try:
-        from kubernetes import client, config  # pylint: disable=import-outside-toplevel
-    except ImportError as error:
-        raise InputError(
-            "The Python package kubernetes is missing where this module runs",
-            why=str(error),
-            todo="pip install kubernetes (for the Python in ansible_python_interpreter)",
-        ) from error
-    configuration = client.Configuration()
-    kubeconfig, host = options.get("kubeconfig"), options.get("host")
-    if kubeconfig and ("\n" in str(kubeconfig) or "{" in str(kubeconfig)[:1] or len(str(kubeconfig)) > _PATHS):
-        raise InputError(  # its text is never repeated: there are keys in it
-            f"{name}.kubeconfig is not the path of a file", why="the content of one seems to be given", todo="write it to a file"
-        )
-    try:
-        if kubeconfig:
-            paths = [str(pathlib.Path(part).expanduser()) for part in str(kubeconfig).split(":")]
-            load_kube_config: t.Any = config.load_kube_config
-            load_kube_config(":".join(paths), options.get("context"), configuration, persist_config=False)
-        elif options.get("in_cluster"):
-            load_incluster: t.Any = config.load_incluster_config
-            load_incluster(configuration)
-        elif not host:
-            raise InputError(
-                f"It is not said which cluster {name} is",
-                why=f"neither {name}.kubeconfig nor {name}.host is set, and no cluster is ever guessed",
-                todo=f"set {name}.kubeconfig (and {name}.context), or {name}.host and {name}.api_key, or the environment "
-                f"variables {'K8S_AUTH' if name == 'source' else 'K8S_AUTH_TARGET'}_KUBECONFIG and so on",
-            )
-    except MigrationError:
-        raise
-    except Exception as error:  # ConfigException, YAML errors, OSError: all mean the same to the operator
-        raise InputError(
-            f"The kubeconfig of {name} cannot be used", where=str(kubeconfig), why=str(error), todo="check path and context"
-        ) from error
-    if host:
-        configuration.host = host
-    if options.get("api_key"):
-        configuration.refresh_api_key_hook = None  # it would put the kubeconfig's token back
-        for key in ("authorization", "BearerToken"):
-            configuration.api_key[key] = f"Bearer {options['api_key']}"
-    for option, attribute in (("ca_cert", "ssl_ca_cert"), ("client_cert", "cert_file"), ("client_key", "key_file")):
-        if options.get(option):
-            setattr(configuration, attribute, str(pathlib.Path(options[option]).expanduser()))
-    if options.get("validate_certs") is not None:
-        configuration.verify_ssl = bool(options["validate_certs"])
-    if options.get("proxy"):
-        configuration.proxy = options["proxy"]
-    return configuration
-
-
-def _pool(configuration: t.Any) -> t.Any:
-    from kubernetes.client.rest import RESTClientObject  # pylint: disable=import-outside-toplevel
-
-    configuration.connection_pool_maxsize = max(_CONNECTIONS, getattr(configuration, "connection_pool_maxsize", 0) or 0)
-    try:
-        return RESTClientObject(configuration).pool_manager
-    except Exception as error:  # unreadable certificate files
-        raise InputError("The certificates of a cluster cannot be read", where=str(configuration.host), why=str(error)) from error

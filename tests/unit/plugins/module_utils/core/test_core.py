@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Errors for operators, plans and their diff, retries and waits, the pool, secrets, signals, option specs, and run()."""
+"""Errors for operators, plans and their diff, retries and waits, the pool, secrets, option specs, and run()."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import signal
 import threading
 import time
 import typing as t
@@ -24,7 +23,6 @@ from hypothesis import strategies as st
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core import _retry, _run, _specs
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._interrupt import interruptible
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry, wait_until
@@ -38,8 +36,10 @@ def test_an_error_says_what_where_why_and_what_to_do() -> None:
     error = MigrationError(
         "The weight was not taken.", where="clb/lb-1", why="429.", todo="run again.", done=["a", "b"], not_done=["c"]
     )
-    assert str(error) == error.message == (
-        "The weight was not taken. Where: clb/lb-1. Why: 429. What to do: run again. Changed already: a; b. Not changed: c."
+    assert (
+        str(error)
+        == error.message
+        == ("The weight was not taken. Where: clb/lb-1. Why: 429. What to do: run again. Changed already: a; b. Not changed: c.")
     )
     assert MigrationError("No").message == "No. Nothing has been changed by this call."
     assert isinstance(InputError("x"), MigrationError)
@@ -321,35 +321,6 @@ def test_every_option_that_is_not_logged_is_a_secret_of_the_journal_too() -> Non
     assert sorted(secrets_of(dict(zip(sorted(found), sorted(found), strict=True)))) == sorted(found)
 
 
-# -- signals -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_is_a_flag_and_wakes_who_waits(number: int) -> None:
-    outside = signal.signal(number, signal.default_int_handler)  # also where the tests themselves were started with nohup
-    before = signal.getsignal(number)
-    with interruptible() as flag:
-        assert not flag
-        assert flag.wait(0.001) is False
-        timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
-        timer.start()
-        begun = time.monotonic()
-        assert flag.wait(10) is True
-        assert time.monotonic() - begun < 5
-        timer.join()
-        assert flag
-        assert flag.signal == number
-    assert signal.getsignal(number) is before
-    signal.signal(number, outside)
-
-
-def test_handlers_are_put_back_after_an_error() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ValueError, match="x"), interruptible():
-        raise ValueError("x")
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
 # -- option specs ------------------------------------------------------------------------------------------------
 
 
@@ -514,16 +485,3 @@ def test_run_with_a_real_module(capsys: pytest.CaptureFixture[str]) -> None:
             run(module, lambda _params, _check: Outcome(failed=MigrationError("No")))
     assert caught.value.code == 1
     assert json.loads(capsys.readouterr().out)["failed"] is True
-
-
-def test_a_hangup_that_nohup_ignores_does_not_end_a_run() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with interruptible() as flag:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not flag
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert flag and flag.signal == signal.SIGTERM
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)

@@ -33,7 +33,7 @@ class Routes:
         if path == f"{GROUP}/v1":
             return 200, b'{"resources": [{"name": "virtualservices", "kind": "VirtualService", "namespaced": true}]}'
         if path != f"{GROUP}/v1/virtualservices":
-            return 404, b"{}"
+            return 404, b'{"kind": "Status", "code": 404}'
         self.lists.append(text)
         first, limit = int(query.get("continue", 0)), int(query.get("limit", self.count))
         last = min(first + limit, self.count)
