@@ -39,16 +39,3 @@ def test_handlers_are_put_back_after_an_error() -> None:
     with pytest.raises(ValueError, match="x"), interruptible():
         raise ValueError("x")
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_hangup_that_nohup_ignores_does_not_end_a_run() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with interruptible() as flag:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not flag
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert flag and flag.signal == signal.SIGTERM
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
