@@ -42,7 +42,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirec
 TIMER = "servicemesh-redirect-revert"
 UNIT = "servicemesh-redirect.service"
 UNITS = pathlib.Path("/etc/systemd/system")
-_RECORDS = ("pending", "confirmed", "reverted", "reverting", "waiting")
+_RECORDS = ("pending", "confirmed", "reverted", "reverting", "waiting", "made")
 _FILES = (*(f"{name}.json" for name in _RECORDS), "revert.sh", "boot.sh", "lock")
 _ABOVE = "servicemesh-migration"  # the folder in which state_dir is by default
 _HEADER = "#!/bin/sh\n# Written by servicemesh.migration.vm_redirect; see its documentation before you change it.\n"
@@ -87,7 +87,7 @@ class Store:
         """So that a reader, or a crash, sees the old text or the new one; on the disk before the next step."""
         temp = self.folder / f".{name}.new"
         try:
-            make_private(self.folder)
+            self._make()
             descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 stream.write(text)
@@ -98,6 +98,15 @@ class Store:
             raise MigrationError(
                 "The redirect's state cannot be written", where=str(self.folder / name), why=str(error), todo="make room for it"
             ) from error
+
+    def _make(self) -> None:
+        """The folder, and a note of those above it that were not there before: they go with it."""
+        made = [str(folder) for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        make_private(self.folder)
+        if made:
+            note = self.folder / "made.json"
+            note.touch(0o600)
+            note.write_text(json.dumps({"folders": made}), encoding="utf-8")
 
     def move(self, old: str, new: str) -> bool:
         """Rename a record. False when it is not there any more: the timer, or another run, was faster."""
@@ -113,7 +122,7 @@ class Store:
     @contextlib.contextmanager
     def locked(self) -> t.Iterator[None]:
         """One run at a time works on this machine's redirect."""
-        make_private(self.folder)
+        self._make()
         with open(self.folder / "lock", "w", encoding="utf-8") as stream:
             os.chmod(self.folder / "lock", 0o600)
             for _dummy in range(150):
@@ -132,14 +141,15 @@ class Store:
             yield
 
     def remove(self) -> None:
-        """Take away what this module wrote, the folder when it is empty then, and its own one above that."""
+        """Take away what this module wrote, the folder when it is empty then, and those above it that it made."""
+        above = [str(self.folder.parent)] if self.folder.parent.name == _ABOVE else []
+        made = (self.read("made") or {}).get("folders", [])
         for name in _FILES:
             for path in (self.folder / name, self.folder / f".{name}.new"):
                 path.unlink(missing_ok=True)
-        above = [self.folder.parent] if self.folder.parent.name == _ABOVE else []
-        for folder in (self.folder, *above):
+        for folder in dict.fromkeys((str(self.folder), *made, *above)):
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                os.rmdir(folder)
 
 
 # --- scripts -------------------------------------------------------------------------------------------------------------------

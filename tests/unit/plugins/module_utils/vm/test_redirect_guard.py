@@ -49,6 +49,7 @@ def test_the_folder_is_roots_alone(store: guard.Store) -> None:
 
 def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
     """An operator may give a folder that is not this module's alone."""
+    (tmp_path / "shared").mkdir()
     store = guard.Store(str(tmp_path / "shared" / "state"))
     store.write("boot.sh", "#!/bin/sh\n")
     with store.locked():
@@ -62,6 +63,17 @@ def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
     store.remove()
     assert not store.folder.exists() and store.folder.parent.is_dir(), "the folder above was there before"
+
+
+def test_folders_that_were_made_for_it_go_with_it(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    store = guard.Store(str(tmp_path / "there" / "a" / "b"))
+    for _again in range(2):
+        with store.locked():
+            assert store.folder.is_dir()
+        assert (store.folder / "made.json").stat().st_mode & 0o777 == 0o600
+        store.remove()
+        assert list((tmp_path / "there").iterdir()) == []
 
 
 def test_rules_of_others_may_say_anything() -> None:
