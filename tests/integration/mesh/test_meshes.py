@@ -26,7 +26,6 @@ SERVICE = path_of("v1", "services", "istio-system", f"istio-{NAME}")
 GATEWAY = path_of(f"{GROUP}/v1beta1", "istiogateways", "istio-system", NAME)
 
 
-
 def until(check: Callable[[], Any], seconds: float = 30) -> Any:
     """Wait for something; gives what `check` gave."""
     end = time.monotonic() + seconds
