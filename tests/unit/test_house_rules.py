@@ -240,10 +240,3 @@ def test_the_changelog_knows_every_plugin() -> None:
     plugins = {path.stem for kind in ("modules", "filter") for path in (ROOT / "plugins" / kind).glob("*.py")}
     roles = {path.name for path in (ROOT / "roles").iterdir()}
     assert (plugins | roles) - known == set()
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("ack_to_asm*.yml")), ids=lambda path: path.stem)
-def test_a_migration_runs_in_the_controllers_python_and_leaves_no_file_of_a_module(path: Path) -> None:
-    for play in yaml.safe_load(path.read_text(encoding="utf-8")):
-        assert (play["hosts"], play["connection"]) == ("localhost", "local")
-        assert play["vars"] == {"ansible_python_interpreter": "{{ ansible_playbook_python }}", "ansible_pipelining": True}
