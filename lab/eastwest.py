@@ -202,6 +202,22 @@ def _sidecars_know(ack: Cluster) -> bool:
     return network_of(ack.api.create(PODS, pod, dryRun="All")) == NETWORK
 
 
+def _forgotten(ack: Cluster) -> bool:
+    """Whether no pod of the application knows a network, and all of it is ready."""
+    if any(network_of(pod) for pod in ack.api.list(PODS)["items"]):
+        return False
+    made = ack.api.list(path_of("apps/v1", "deployments", NAMESPACE))["items"]
+    return all(one.get("status", {}).get("readyReplicas", 0) == one["spec"]["replicas"] for one in made)
+
+
+def _forget(ack: Cluster) -> None:
+    """Pods that were made meanwhile know the network: they are made anew, and no template is changed for it."""
+    for pod in ack.api.list(PODS)["items"]:
+        if network_of(pod):
+            ack.api.delete(path_of("v1", "pods", NAMESPACE, pod["metadata"]["name"]))
+    ack.wait("the application without network", lambda: _forgotten(ack), 120)
+
+
 @contextmanager
 def _two_networks(ack: Cluster) -> Iterator[None]:
     """Istio knows both networks, and its new sidecars theirs."""
@@ -221,6 +237,7 @@ def _two_networks(ack: Cluster) -> Iterator[None]:
         ack.api.patch(INJECTOR, {"data": {"values": before[INJECTOR]}})
         ack.api.patch(MESH_CONFIG, {"data": {"meshNetworks": before[MESH_CONFIG]}})
         ack.wait("new sidecars without network", lambda: not _sidecars_know(ack), 30)
+        _forget(ack)
 
 
 @contextmanager
