@@ -78,9 +78,8 @@ class Wire:
         once, which saves a fifth of a call; proxies, and what has no TLS, are looked at anew for each call."""
         if not self._host.startswith("https://") or getattr(self._pool, "proxy", None) is not None:
             return self._pool.request, self._host
-        _scheme, _, rest = self._host.partition("://")
-        _server, slash, path = rest.partition("/")
-        return self._pool.connection_from_url(self._host).urlopen, slash + path
+        slash, path = self._host.removeprefix("https://").partition("/")[1:]
+        return self._pool.connection_from_url(self._host).request, slash + path
 
     def watch(self, target: str, headers: t.Mapping[str, str], timeout: float, quiet: float | None) -> Answer:
         """An answer that comes bit by bit. Raises WireError, QuietError when nothing came for ``quiet`` seconds."""

@@ -12,7 +12,7 @@ import pytest
 from lab import eastwest
 from lab.mesh_asm import ACK_ID, MESH_ID
 from lab.state import Lab
-from tests.integration.migration.whole import SHIFT, proxies, whole_stage
+from tests.integration.migration.whole import SHIFT, whole_stage
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1500)]
 NETWORKS = [
@@ -31,7 +31,7 @@ def test_networks_are_told_before_anything_moves_and_taken_back(lab: Lab, tmp_pa
         stage.describe()
         played = stage.play("ack_to_asm", *SHIFT)
         assert played.code == 0, played.text[-6000:]
-        assert proxies(stage) == {MESH_ID}
+        assert stage.sidecars() == {MESH_ID}
         told = {key: one["Network"] for key, one in stage.cloud("meshes")["meshes"][MESH_ID]["networks"].items()}
         assert told == {ACK_ID: eastwest.NETWORK, eastwest.B_ID: eastwest.OTHER}
         load.wait_for(300)
@@ -42,7 +42,7 @@ def test_networks_are_told_before_anything_moves_and_taken_back(lab: Lab, tmp_pa
         stage.describe()
         back = stage.play("ack_to_asm_rollback")
         assert back.code == 0, back.text[-6000:]
-        assert proxies(stage) == {""}
+        assert stage.sidecars() == {""}
         left = stage.cloud("meshes")["meshes"][MESH_ID]["networks"]
         assert not any(one["Network"] or one["EnableGateway"] for one in left.values()), left
         summary = load.stop()

@@ -138,7 +138,7 @@ def test_what_could_not_be_read_is_skipped() -> None:
             "copied as it is",
         ),
         (lambda f: setattr(f.workloads, "root", ""), "warning", "mesh-roots", "root certificate"),
-        (lambda f: networked(f), "error", "mesh-networks", "network-1, ASM in none"),
+        (networked, "error", "mesh-networks", "network-1, ASM in none"),
         (lambda f: networked(f, "network-2"), "error", "mesh-networks", "network-1, ASM in network-2"),
         (lambda f: networked(f, "network-1", planned="network-2"), "error", "mesh-networks", "network-1, ASM in network-2"),
         (lambda f: networked(f, mesh=""), "warning", "mesh-networks", "cannot be asked"),

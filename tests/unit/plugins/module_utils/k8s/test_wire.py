@@ -205,7 +205,7 @@ class Pool:
 
     def connection_from_url(self, url: str) -> SimpleNamespace:
         self.seen.append(f"look up {url}")
-        return SimpleNamespace(urlopen=self.near)
+        return SimpleNamespace(request=self.near)
 
     def near(self, method: str, target: str, **_more: Any) -> SimpleNamespace:
         self.seen.append(f"near {method} {target}")

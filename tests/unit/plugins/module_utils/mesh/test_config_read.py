@@ -26,7 +26,7 @@ class Routes:
         self.lists: list[str] = []
 
     def request(self, _method: str, target: str, *_more: Any) -> tuple[int, bytes]:
-        path, _, text = target.partition("?")
+        path, text = target.partition("?")[::2]
         query = dict(urllib.parse.parse_qsl(text))
         if path == GROUP:
             return 200, json.dumps({"versions": [{"version": "v1"}]}).encode()
