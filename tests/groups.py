@@ -17,7 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB, PLANE, BACKUP, STILL, VM = "lab", "control plane", "backup", "still", "vm"
-FIRST = (LAB, PLANE, BACKUP, STILL, VM)  # in this order
+SANITY = "tests/test_repository.py::test_check[ansible-test]"  # minutes, and nobody can share them: not to be begun last
+FIRST = (LAB, PLANE, BACKUP, STILL, SANITY, VM)  # in this order
 # Tests of a lab that watch no traffic: they need not have the machine when they want it, and get a lab of their own.
 WITHOUT_TRAFFIC = {f"tests/integration/collection/test_{name}.py" for name in ("asm_migration", "config", "gateway", "preflight")}
 WITHOUT_TRAFFIC.add("tests/integration/test_molecule.py")

@@ -98,4 +98,3 @@ def run(module: AnsibleModule, logic: t.Callable[[dict[str, t.Any], bool], Outco
         module.fail_json(msg=scrub(problem.message, secrets), error=scrub(problem.as_dict(), secrets), **answer)
     module.exit_json(**answer)
     raise SystemExit(0)  # never reached: exit_json ends the process
-
