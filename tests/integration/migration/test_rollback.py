@@ -93,7 +93,8 @@ def test_half_way_without_the_disk_and_with_other_variables(lab: Lab, tmp_path: 
         back_again(other)
         left = differences(before, stage.world())
         # What stays: the mark of the restart, which is made once, and the number of rollouts.
-        left = [line for line in left if not any(one in line for one in ("migration/restarted", "deployment.kubernetes.io/revision"))]
+        stays = ("servicemesh.migration/restarted", "deployment.kubernetes.io/revision")
+        left = [line for line in left if not any(one in line for one in stays)]
         assert not left, sequence(left)
 
 
