@@ -16,6 +16,7 @@ import pytest
 
 from lab import apps
 from lab.asm.migrate import OBJECT, OWN_HOOK_PATH
+from lab.cluster import Cluster
 from lab.demo import evidence
 from lab.demo.stage import Stage, differences, sequence
 from lab.kube import path_of
@@ -66,7 +67,8 @@ def play(stage: Stage, playbook: str, *arguments: str) -> Any:
 def back_again(stage: Stage) -> None:
     """Nothing of a mesh of ASM's is left, and the rollback has nothing more to do."""
     assert stage.sidecars() == {""} and stage.shares() == {0.0}
-    assert stage.asm.find(OBJECT) is None and stage.ack.find(OWN_HOOK_PATH) is None
+    gone = lambda: stage.asm.find(OBJECT) is None and not stage.ack.find(OWN_HOOK_PATH)  # noqa: E731
+    Cluster(stage.lab, "ack", 1).wait("the end of ASM's part", gone, 30)
     again = play(stage, "ack_to_asm_rollback")
     assert again.changed == 0, again.text[-4000:]
 
