@@ -365,6 +365,17 @@ def _ready(pod: Object) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"]["conditions"])
 
 
+def shop() -> Api:
+    """Three Deployments, one of them with a revision of Istio's, one of a single pod, a StatefulSet and a DaemonSet."""
+    made = Api()
+    for name in ("a", "b", "c"):
+        made.workload(name, template={"istio.io/rev": "default"} if name == "b" else None)
+    made.workload("one", replicas=1)
+    made.workload("data", "StatefulSet", replicas=3)
+    made.workload("node", "DaemonSet", replicas=2)
+    return made
+
+
 def inject(api: Api, folder: Path, *, check: bool = False, **options: t.Any) -> Outcome:
     """The module, with time of the test's making."""
     given = {**OPTIONS, **options}

@@ -16,20 +16,14 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _sidecar_proof
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _inject_run
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, PASS
-from tests.unit.plugins.module_utils.mesh.inject_world import Api, Killed, inject
+from tests.unit.plugins.module_utils.mesh.inject_world import Api, Killed, inject, shop
 from tests.unit.plugins.module_utils.mesh.test_inject_run import ALL, Judge
 from tests.unit.plugins.module_utils.traffic.stairs_world import FakeClock
 
 
 @pytest.fixture
 def api() -> Api:
-    made = Api()
-    for name in ("a", "b", "c"):
-        made.workload(name, template={"istio.io/rev": "default"} if name == "b" else None)
-    made.workload("one", replicas=1)
-    made.workload("data", "StatefulSet", replicas=3)
-    made.workload("node", "DaemonSet", replicas=2)
-    return made
+    return shop()
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["gate", "failure"])

@@ -18,18 +18,12 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar_proof import Facts
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _inject_run
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, PASS, Verdict
-from tests.unit.plugins.module_utils.mesh.inject_world import LABEL, Api, Killed, inject
+from tests.unit.plugins.module_utils.mesh.inject_world import LABEL, Api, Killed, inject, shop
 
 
 @pytest.fixture
 def api() -> Api:
-    made = Api()
-    for name in ("a", "b", "c"):
-        made.workload(name, template={"istio.io/rev": "default"} if name == "b" else None)
-    made.workload("one", replicas=1)
-    made.workload("data", "StatefulSet", replicas=3)
-    made.workload("node", "DaemonSet", replicas=2)
-    return made
+    return shop()
 
 
 ALL = {"a", "b", "c", "one", "data", "node"}
