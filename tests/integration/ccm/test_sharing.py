@@ -148,10 +148,10 @@ def test_retry_ends_the_safe_order(world: World) -> None:
     if world.version != NEW:
         pytest.skip("slow, and the retry itself is tested in test_own for every version")
     lb_id, groups = start(world)
+    begun = time.monotonic()
     world.outcome("gw", lambda: world.annotate("gw", **notes_of(world, lb_id, groups, 100)))
     for port, group in groups.items():
         world.rename(group, f"shared-{port}")
     world.untag(lb_id, *TAGS)
-    started = time.monotonic()
-    until("the retry", lambda: world.weights(groups[80], "gw") == [33, 33, 33], 8.0)
-    assert time.monotonic() - started > 4.0
+    until("the retry", lambda: world.weights(groups[80], "gw") == [33, 33, 33], 30.0)
+    assert time.monotonic() - begun > 4.5

@@ -85,7 +85,7 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace(lab: Lab) -> None:
     proc.spawn(lab, "stubborn", STUBBORN, netns=None, ready=lambda: "ready" in log.read_text())
     began = time.monotonic()
     assert proc.stop(lab, "stubborn", grace=0.3)
-    assert 0.3 <= time.monotonic() - began < 3
+    assert time.monotonic() - began >= 0.3
     assert not proc.alive(lab, "stubborn")
 
 
@@ -101,14 +101,16 @@ def test_one_whose_first_thread_is_a_zombie_lives_until_its_ports_are_free(lab: 
     socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_several_share_one_grace(lab: Lab) -> None:
+def test_several_share_one_grace(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {f"s{i}" for i in range(3)}
     for name in names:
         log = lab.logs / f"{name}.log"
         proc.spawn(lab, name, STUBBORN, netns=None, ready=lambda log=log: "ready" in log.read_text())  # type: ignore[misc]
-    began = time.monotonic()
+    numbers: list[int] = []
+    kill = os.kill
+    monkeypatch.setattr(os, "kill", lambda pid, number: (numbers.append(number), kill(pid, number)))
     assert proc.stop_all(lab, names, grace=0.5) == names
-    assert time.monotonic() - began < 1.4
+    assert numbers == [signal.SIGTERM] * 3 + [signal.SIGKILL] * 3
 
 
 def test_killed_from_outside_counts_as_gone(lab: Lab) -> None:
@@ -119,10 +121,8 @@ def test_killed_from_outside_counts_as_gone(lab: Lab) -> None:
 
 
 def test_one_that_ends_at_once_shows_its_log(lab: Lab) -> None:
-    began = time.monotonic()
     with pytest.raises(LabError, match=r"ended before it was ready.*\n.*no such cheese"):
         proc.spawn(lab, "bad", ["sh", "-c", "echo no such cheese >&2; exit 3"], netns=None, ready=lambda: False)
-    assert time.monotonic() - began < 5
     assert proc.names(lab) == []
 
 

@@ -12,7 +12,6 @@ import pathlib
 import signal
 import subprocess
 import threading
-import time
 import types
 import typing as t
 
@@ -415,10 +414,8 @@ def test_the_annotation(world: World, shift: Runner, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("survives")
 def test_signals(world: World, shift: Runner, rule: str, end: float, number: int) -> None:
     timer = later(0.5, lambda: os.kill(os.getpid(), number))
-    begun = time.monotonic()
     answer = shift(steps=[{"share": 5, "hold": 20}, 100], on_interrupt=rule)
     timer.join()
-    assert time.monotonic() - begun < 5
     assert (answer["verdict"], answer["share"], world.moves[:1]) == ("interrupted", end, [5])
     assert f"the signal {signal.Signals(number).name} came" in answer["msg"]
     assert shift.lines("journal.jsonl")[-1]["what"] == "end"

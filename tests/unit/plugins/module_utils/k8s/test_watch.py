@@ -9,12 +9,14 @@ import http.server
 import json
 import threading
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s import _watch
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._watch import Watch
@@ -80,14 +82,18 @@ def names(events: list[dict[str, Any]]) -> list[str]:
     return [one["object"]["metadata"]["name"] for one in events]
 
 
-def test_what_comes_meanwhile_is_there_and_half_an_event_is_not(server: Server) -> None:
+def test_what_comes_meanwhile_is_there_and_half_an_event_is_not(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = threading.active_count()
     watch = server.watch()
     server.lines += [event("a"), event("b"), event("c")[:-5]]
-    time.sleep(0.3)
-    began = time.monotonic()
+    end = time.monotonic() + 10
+    while watch._data.count(b"\n") < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    slept: list[float] = []
+    monkeypatch.setattr(_watch, "time", types.SimpleNamespace(monotonic=time.monotonic, sleep=slept.append))
     assert names(watch.events(0.2)) == ["a", "b"]
-    assert time.monotonic() - began < 0.15  # it has run for long enough
+    assert slept == []  # it has run for long enough
     assert server.asked == 1
     end = time.monotonic() + 5
     while threading.active_count() > threads + 1 and time.monotonic() < end:

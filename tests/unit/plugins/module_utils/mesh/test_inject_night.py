@@ -232,9 +232,7 @@ def test_a_full_disk_does_not_stop_the_way_back(api: Api, tmp_path: Path, monkey
     assert any("No space left on device" in text for text in done.warnings)
 
 
-def test_what_a_run_did_that_was_waited_for_is_taken_back_too(
-    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_run_did_that_was_waited_for_is_taken_back_too(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The move is interrupted, the way back is started at once, and waits for the last rollouts of the other."""
     before, real = api.templates(), _inject_run.only_one
 

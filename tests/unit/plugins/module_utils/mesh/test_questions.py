@@ -110,9 +110,7 @@ def test_a_source_that_does_not_answer_is_no_measure() -> None:
     assert not comparable(None)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "number"), [(None, 443), (8443, 8443), ("8443", 8443), ("https", 9443), ("missing", None)]
-)
+@pytest.mark.parametrize(("wanted", "number"), [(None, 443), (8443, 8443), ("8443", 8443), ("https", 9443), ("missing", None)])
 def test_the_port_of_the_pod(wanted: Any, number: int | None) -> None:
     port = {"port": 443, **({"targetPort": wanted} if wanted else {})}
     pod = {"spec": {"containers": [{"ports": [{"containerPort": 1}, {"name": "https", "containerPort": 9443}]}]}}

@@ -187,11 +187,9 @@ def test_503_after_n(server: Behaviour) -> None:
     server.answer = lambda number: "200" if number <= 40 else "503"
     with probing(f"http://127.0.0.1:{server.port}/") as probe:
         assert until(probe, decided).state == PASS
-        begun = time.monotonic()
         verdict = until(probe, lambda found: found.state == FAIL)
     assert verdict.state == FAIL
     assert "503" in verdict.reason
-    assert time.monotonic() - begun < 1.0
     assert 1 <= verdict.numbers["answers"]["503"] <= 6  # at once, not when the window is full of them
 
 
@@ -265,10 +263,9 @@ def test_start_again_forgets_and_stop_ends_all(server: Behaviour) -> None:
 
 def test_stop_does_not_wait_for_a_server_that_hangs(server: Behaviour) -> None:
     server.answer = lambda _number: "hang"
-    with probing(f"http://127.0.0.1:{server.port}/", timeout=30):
-        time.sleep(0.1)
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 1.2
+    with probing(f"http://127.0.0.1:{server.port}/", timeout=30) as probe:
+        until(probe, lambda _found: bool(server.requests))
+    assert not probe.verdict().numbers["answers"]  # cut, not waited for until they were late
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("probe ")]
 
 
