@@ -19,8 +19,19 @@ from dev import tree
 from dev.paths import cache, environment
 from dev.steps import run
 
-#: No part of the collection: the lab and the tools (ruff and mypy check them), and bin/, where ansible-test takes all for Python.
-NOT_THE_COLLECTION = (".ci/", "bin/", "dev/", "lab/", "tests/integration/", "tests/unit/lab/")
+#: No part of the artifact that users install (build_ignore in galaxy.yml): the tests, which ruff checks, the lab and the tools,
+#: which mypy checks too, and bin/, where ansible-test takes all for Python.
+NOT_THE_COLLECTION = (
+    ".ci/",
+    "bin/",
+    "dev/",
+    "lab/",
+    "tests/integration/",
+    "tests/unit/",
+    "tests/conftest.py",
+    "tests/groups.py",
+    "tests/test_",
+)
 
 GET_PIP = '''\
 """In place of get-pip.py: installs the pinned pip from the package index."""

@@ -119,8 +119,15 @@ class Runs:
         return found
 
 
-@pytest.mark.parametrize("encrypt", ["all", "secrets"])
-@pytest.mark.parametrize("method", ["age", "vault"])
+@pytest.mark.parametrize(
+    ("method", "encrypt"),
+    [  # each way to encrypt and each amount once in every run, all pairs with LAB_THOROUGH=1
+        ("age", "secrets"),
+        ("vault", "all"),
+        pytest.param("age", "all", marks=pytest.mark.thorough),
+        pytest.param("vault", "secrets", marks=pytest.mark.thorough),
+    ],
+)
 def test_planted_secrets_are_found_nowhere(source: World, target: World, tmp_path: Path, encrypt: str, method: str) -> None:
     # a password is not always called one: `secrets` has to see it by its form
     value = f"planted-passwd-{secrets.token_hex(12)}" if encrypt == "secrets" else f"pl-{secrets.token_hex(16)}"
