@@ -124,6 +124,7 @@ def joined(lab: Lab, folder: Path, kind: type[S]) -> Iterator[S]:
         before = stage.ack.get(MESH_CONFIG)["data"]["mesh"]
         one.cluster("present")
         try:
+            one.state("Init")  # ASM begins it by itself, a moment after the cluster came
             yield one
         finally:
             good(one.run(state="restored"))
