@@ -16,26 +16,28 @@ from typing import Any, TypeVar
 
 import yaml
 
+from dev.paths import ROOT
 from lab import apps, net, vm, world
 from lab.cluster import Cluster
 from lab.kubeapi import KubeError, path_of
 from lab.load import Load
 from lab.machine import Machine
 from lab.mesh_source import namespace
-from lab.state import Lab
+from lab.state import Lab, state_root
 
 NAMESPACE, ACCOUNT, NAME = "vmns", "vmsa", "vm-server1"
 HOST = f"{NAME}.{NAMESPACE}.svc.cluster.local"
 Object = dict[str, Any]
 # What of a VM must be the same before and after. Folders of engines and of the lab change all the time by themselves.
 LOOK = r"""
-import hashlib, json, os, subprocess
+import hashlib, json, os, subprocess, sys
 def run(*argv):
     return subprocess.run(argv, capture_output=True, text=True).stdout
 def rules(program):
     return [line.split(" [")[0] for line in run(program).splitlines() if not line.startswith("#")]
 skip = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/lab-load", "/opt/lab", "/opt/containerd", "/var/lib/systemd")
-skip += ("/root/.ansible", "/root/.cache/servicemesh-lab")  # a machine's root lies over the host's, with the lab's cache
+# A machine's root lies over the host's, with the lab's cache, the project and what its tests write.
+skip += ("/root/.ansible", "/root/.cache/servicemesh-lab", *sys.argv[1:])
 tree = {}
 for top in ("/etc", "/opt", "/var/lib", "/root", "/usr/local"):
     for folder, names, files in os.walk(top):
@@ -237,7 +239,7 @@ class Way:
 
 def look(one: Machine) -> Object:
     """What of the VM must be the same before and after."""
-    found: Object = json.loads(one.run(["python3", "-c", LOOK], timeout=120).stdout)
+    found: Object = json.loads(one.run(["python3", "-c", LOOK, str(ROOT), str(state_root())], timeout=120).stdout)
     return found
 
 
