@@ -57,6 +57,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates, check_times
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate, Panel
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_lost import lost
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_report import (
     Present,
     done_waves,
@@ -428,8 +429,9 @@ def _restart(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
 
 def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     known = originals_of(world.journal, wanted.scope.trail)
-    if not known:  # nothing was moved: nothing is read, and no right to read it is needed
-        return Outcome(Plan(), {**result_of(Present(Survey([], []), [], [], {}), world.journal), "kept_out": []})
+    if not known:  # nothing was moved, and no right to read it is needed; or the memory of it is lost
+        result = {**result_of(Present(Survey([], []), [], [], {}), world.journal), "kept_out": []}
+        return Outcome(Plan(), result, *lost(world.cluster, world.journal, wanted.scope, NAMESPACE))
     if not wanted.scope.namespaces:
         places = tuple(sorted({key.split("/")[1] for key in known}))
         wanted = dataclasses.replace(wanted, scope=dataclasses.replace(wanted.scope, namespaces=places))
