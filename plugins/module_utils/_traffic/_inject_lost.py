@@ -62,7 +62,7 @@ def lost(cluster: Cluster, journal: Journal, scope: Scope, namespace: str) -> tu
 
 
 def _labelled(cluster: Cluster, scope: Scope) -> tuple[dict[str, str], list[str]]:
-    """Workloads whose template has all that a move sets: ``{place/uid: place}`` where this collection set it, and others' places."""
+    """Workloads whose template has what a move sets: ``{place/uid: place}`` where this collection set it, and others' places."""
     places = scope.namespaces if 0 < len(scope.namespaces) <= 3 else ("",)
     jobs = [(kind, place) for kind in MOVABLE.values() for place in places]
     ours: dict[str, str] = {}
