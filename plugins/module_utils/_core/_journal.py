@@ -259,6 +259,12 @@ class Journal:
         except MigrationError as error:
             self.problem = f"what is back could not be forgotten ({error.where}): {error.why}"
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether the mirror lacks originals that are kept here: it gave no answer when they were to go there."""
+        with self._lock:
+            return self._mirror is not None and self._enabled and bool(self._kept)
+
     def sync(self) -> None:
         """Bring the mirror up to date."""
         if self._mirror is None or not self._enabled:

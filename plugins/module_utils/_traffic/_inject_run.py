@@ -23,8 +23,9 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP, POD
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import parse_selector
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rehearsal, _sidecar_proof, _trust
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _sidecar_proof, _trust
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet import Fleet, Pace
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rehearsal import Rehearsal
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import live, read_proxies, ready, sidecar_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import Rule, read_waves, split
@@ -33,7 +34,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workl
     Scope,
     Survey,
     Wish,
-    Workload,
     read,
     survey,
 )
@@ -290,11 +290,7 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
     orders = Orders(world.cluster, journal)
     progress = Progress(journal.directory, journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, journal, world.clock)
-    unasked: list[str] = []
-
-    def rehearse(members: t.Sequence[Workload]) -> None:
-        unasked.extend(_rehearsal.rehearse(world.cluster, members, wanted.scope.wish, wanted.scope.proxies))
-
+    rehearse = Rehearsal(world.cluster, wanted.scope.wish, wanted.scope.proxies, world.clock)
     convoy = Convoy(
         world.cluster,
         fleet,
@@ -335,7 +331,7 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
         report.reason = f"{convoy.trouble.what}: {convoy.trouble.why}"
     if report.rolled_back is not None:
         report.rolled_back.pop("gateways", None)
-    report.warnings += sorted(set(unasked))
+    report.warnings += sorted(rehearse.unasked)
     if progress.problem:
         report.warnings.append(progress.problem)
     return report, convoy

@@ -93,6 +93,7 @@ class Api:
         self.lowest: dict[tuple[str, str, str], int] = {}
         self.broken: set[str] = set()
         self.refuse: dict[str, MigrationError] = {}
+        self.until: float | None = None  # as Cluster's
         self.on_call: t.Callable[[str], None] = lambda _what: None
         self.injects = True
         self.takes_all = False  # the target injects every pod that does not opt out
