@@ -101,6 +101,11 @@ def originals_of(journal: Journal, trail: str = MOVE) -> dict[str, Original]:
     return found
 
 
+def forget(journal: Journal, keys: t.Collection[str]) -> None:
+    """These workloads are as they were, or gone."""
+    journal.try_forget([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
+
+
 def unjudged_of(journal: Journal, trail: str = MOVE) -> set[int]:
     """Waves that were begun and never passed, by this machine's journal."""
     found: set[int] = set()
@@ -329,7 +334,7 @@ class Convoy:
         self.kept_out = sorted(one.workload.place for one in ended if one.original is not None and one.original.out)
         keys = [_inject.journal_key(one.workload) for one in ended if one.workload.place not in self.kept_out]
         keys += [key for key in over if any(key == _inject.journal_key(one) and chosen(one) for one in seen.workloads)]
-        self._journal.try_forget([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
+        forget(self._journal, [*keys, *_inject.gone(seen, originals_of(self._journal, self._scope.trail))])
         self._done.update({one.workload.place: "is back" for one in ended})
         self._check(flights, [(one, why) for one, why in refused if chosen(one)], stopped)
         return flights

@@ -50,6 +50,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._convoy import (
     Convoy,
+    forget,
     originals_of,
     proven_of,
     todo_of,
@@ -434,11 +435,14 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     present = observe(world.cluster, wanted, world.journal)
     whole = survey(read(world.cluster, wanted.scope.namespaces), dataclasses.replace(wanted.scope, selector=()))
     chosen = {one.key for one in present.survey.workloads}
-    back, refused, _over = _inject.returns(whole, present.originals, wanted.undo or ())
+    back, refused, over = _inject.returns(whole, present.originals, wanted.undo or ())
     back = [item for item in back if item.workload.key in chosen]
     planned = _inject.plan_back(back)
     warnings = [f"{one.place} is not taken back: {why}" for one, why in refused][:_MOST]
-    if check_mode or not (back or _over):
+    if check_mode or not (back or over):
+        if not check_mode:
+            forget(world.journal, _inject.gone(whole, present.originals))
+            warnings += _lost(world.journal)
         return Outcome(planned, {**result_of(present, world.journal), "kept_out": []}, warnings)
     orders = Orders(world.cluster, world.journal)
     progress = Progress(world.journal.directory, world.journal.run)
@@ -446,7 +450,7 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     say = Speaker(progress, world.clock)
     convoy = Convoy(world.cluster, fleet, world.journal, wanted.scope, present.waves, first=0.0, say=say)
     keys = {item.workload.key for item in back} | {
-        one.key for one in whole.workloads if one.key in chosen and _inject.journal_key(one) in _over
+        one.key for one in whole.workloads if one.key in chosen and _inject.journal_key(one) in over
     }
     problem: MigrationError | None = None
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from tests.unit.plugins.module_utils.mesh.inject_world import LABEL, Api, inject, shop
 from tests.unit.plugins.module_utils.mesh.test_inject_run import ALL
 
@@ -60,6 +61,44 @@ def test_annotations_that_were_set_tell_it_too(api: Api, tmp_path: Path) -> None
     note(api, "a", part="f:annotations", key="mesh")
     back = inject(api, tmp_path, state="restored", **wish)
     assert back.failed is not None and back.failed.not_done == ["shop/Deployment/a"]
+
+
+@pytest.mark.parametrize("others", ["back too", "back before"])
+def test_what_was_deleted_since_is_not_remembered_for_ever(api: Api, tmp_path: Path, others: str) -> None:
+    assert inject(api, tmp_path).failed is None
+    if others == "back before":
+        inject(api, tmp_path, state="restored", undo_waves=[])
+        assert inject(api, tmp_path, waves=[{"names": ["a", "b"]}]).failed is None
+        assert set(keys(tmp_path)) == {"a", "b"}
+    for name in ("a", "b"):
+        for pod in api.pods(api.items["Deployment", "shop", name]):
+            del api.items["Pod", "shop", pod["metadata"]["name"]]
+        del api.items["Deployment", "shop", name]
+    api.workload("b")["metadata"]["uid"] = "made-anew"
+    assert inject(api, tmp_path, state="restored", check=True).failed is None and {"a", "b"} <= set(keys(tmp_path))
+    assert inject(api, tmp_path, state="restored", namespaces=["bank"]).failed is None and {"a", "b"} <= set(keys(tmp_path))
+    back = inject(api, tmp_path, state="restored")
+    assert back.failed is None and keys(tmp_path) == []
+    mirrored = api.items[MIRROR]["data"]
+    assert "inject/" not in str(mirrored["originals.json"])
+
+
+def test_what_has_no_sidecar_just_now_is_not_forgotten(api: Api, tmp_path: Path) -> None:
+    """Somebody scaled it to nothing and opted it out: it is no workload to move, but it is there."""
+    assert inject(api, tmp_path).failed is None
+    item = api.items["Deployment", "shop", "a"]
+    item["spec"]["template"]["metadata"]["labels"] = {"app": "a", "sidecar.istio.io/inject": "false"}
+    item["spec"]["replicas"] = 0
+    for pod in api.pods(item):
+        del api.items["Pod", "shop", pod["metadata"]["name"]]
+    api._status(item)
+    assert inject(api, tmp_path, state="restored").failed is None
+    assert keys(tmp_path) == ["a"]
+
+
+def keys(folder: Path) -> list[str]:
+    """Names of the workloads that the journal remembers."""
+    return sorted(key.split("/")[3] for key in Journal(str(folder), "shop").originals("inject/"))
 
 
 def test_where_nothing_was_moved_the_way_back_is_a_success(api: Api, tmp_path: Path) -> None:
