@@ -114,7 +114,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
         pending: dict[str, t.Any],
         armed: float,
     ) -> dict[str, t.Any]:
-        """Wait for the timer, and ask the machine what became of the redirect. Its answer to the proof may be all that was lost."""
+        """Wait for the timer, and ask the machine what became of the redirect. Perhaps only its answer to the proof was lost."""
         due = armed + pending["revert_after"]
         where = str((task_vars or {}).get("inventory_hostname") or "")
         why = f"no new connection came through: {error}"
@@ -127,8 +127,8 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
                     where=where,
                     why=f"{why}; {_PATIENCE} s after its timer was due it did not answer either, so whether the timer took the "
                     "redirect back is not known",
-                    todo=f"on the machine's console, as root: `sh {folder}/revert.sh` takes the redirect back, and does nothing when "
-                    "the timer has done so; if ssh does not answer then, the redirect is not what keeps it from it",
+                    todo=f"on the machine's console, as root: `sh {folder}/revert.sh` takes the redirect back, and does nothing "
+                    "when the timer has done so; if ssh does not answer then, the redirect is not what keeps it from it",
                     done=["the redirect, unless its timer has taken it back"],
                     details={"reachable_again_after": None, "timer": pending["timer"]},
                 )
