@@ -132,7 +132,7 @@ def istioctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_bytes_that_are_no_utf_8_end_no_analysis(istioctl: str) -> None:
     (found,) = analyze(istioctl, ["latin: told\n"])
     assert found["message"] == "caf\ufffd is wrong"
-    with pytest.raises(MigrationError, match="gives no answer.*caf\ufffd is wrong"):
+    with pytest.raises(MigrationError, match=r"gives no answer.*caf\ufffd is wrong"):
         analyze(istioctl, ["latin: 1\n"])
 
 
