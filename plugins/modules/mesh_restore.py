@@ -81,7 +81,8 @@ options:
       - Whether objects are deleted that the target has and the archive has not. This concerns only kinds and namespaces that
         the archive holds as a whole. Each one is named in RV(plan) first; look at it in check mode.
       - Namespaces, and objects that a controller made, are never deleted, nor is one that somebody changed since its copy was
-        kept.
+        kept. What is there because of the target's own control plane is kept too, with the reason in RV(items): objects with an
+        owner, GatewayClasses of its controller, and EnvoyFilters and others of Istio's or the vendor's installation.
     type: bool
     default: false
   workers:
@@ -155,7 +156,7 @@ notes:
 counts:
   description:
     - How many objects are C(same), are created (C(create)), are there otherwise (C(differs)), or are in the target only
-      (C(extra)).
+      (C(extra); C(kept), when they are its control plane's own).
     - C(conflict), C(refused), C(unreadable) and C(not_served) ones stand against the restore.
   returned: when the archive is whole
   type: dict
