@@ -21,6 +21,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP, POD
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import parse_selector
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _sidecar_proof, _trust
@@ -45,6 +46,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     Control,
     Order,
     Poller,
+    nobody_elsewhere,
     only_one,
     read_order,
 )
@@ -214,11 +216,11 @@ def can_ask(cluster: Cluster, present: Present, pace: Pace) -> None:
 class Orders:
     """The control file and the annotation of the journal's ConfigMap."""
 
-    def __init__(self, cluster: Cluster, journal: Journal) -> None:
+    def __init__(self, cluster: Cluster, journal: Journal, lease: Lease | None = None) -> None:
         self._cluster = cluster
         self._name = f"servicemesh-migration-{journal.migration}"[:253]
         first = self._ask()
-        self.control = Control(journal.directory / "control", Poller(self._ask, _CONTROL_INTERVAL, first))
+        self.control = Control(journal.directory / "control", Poller(self._ask, _CONTROL_INTERVAL, first), lease)
 
     def _ask(self) -> Order:
         found = self._cluster.get(CONFIG_MAP, self._name, NAMESPACE) or {}
@@ -281,6 +283,7 @@ class World:
     cluster: Cluster
     journal: Journal
     clock: Clock = dataclasses.field(default_factory=Clock)
+    lease: Lease | None = None
 
 
 def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]) -> tuple[Report, Convoy]:
@@ -288,7 +291,7 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
     journal = world.journal
     if todo:
         journal.sync()  # the ConfigMap that takes orders is there from the beginning
-    orders = Orders(world.cluster, journal)
+    orders = Orders(world.cluster, journal, world.lease)
     progress = Progress(journal.directory, journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, journal, world.clock)
     rehearse = Rehearsal(world.cluster, wanted.scope.wish, wanted.scope.proxies, world.clock)
@@ -353,7 +356,10 @@ def inject(params: dict[str, t.Any], check_mode: bool) -> Outcome:
         secrets=secrets_of(params),
         enabled=not check_mode,
     )
-    return run(wanted, World(cluster, journal), check_mode)
+    lease = Lease(cluster, journal.migration, journal.directory, journal.run)
+    outcome = run(wanted, World(cluster, journal, lease=lease), check_mode)
+    outcome.warnings += lease.warnings
+    return outcome
 
 
 def restarting(wanted: Wanted, journal: Journal) -> Wanted:
@@ -368,7 +374,8 @@ def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     one_way = _restart if wanted.scope.trail == RESTART else _move if wanted.undo is None else _restore
     if check_mode:
         return one_way(wanted, world, True)
-    with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
+    place = world.journal.directory / "shift.lock"
+    with only_one(place, wait=_LOCK_WAIT), nobody_elsewhere(world.lease, wait=_LOCK_WAIT):
         world.journal.reload()  # what the run that was waited for has done since
         return one_way(wanted, world, False)
 
@@ -444,7 +451,7 @@ def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
             forget(world.journal, _inject.gone(whole, present.originals))
             warnings += _lost(world.journal)
         return Outcome(planned, {**result_of(present, world.journal), "kept_out": []}, warnings)
-    orders = Orders(world.cluster, world.journal)
+    orders = Orders(world.cluster, world.journal, world.lease)
     progress = Progress(world.journal.directory, world.journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, world.journal, world.clock)
     say = Speaker(progress, world.clock)

@@ -338,7 +338,7 @@ class Api:
         before = json.dumps(item.get("spec"), sort_keys=True)
         assert (body.get("metadata") or {}).get("uid", item["metadata"].get("uid")) == item["metadata"].get("uid")
         _merge(item, copy.deepcopy(body))
-        if kind.kind != "ConfigMap" and json.dumps(item["spec"], sort_keys=True) != before:
+        if kind.kind not in ("ConfigMap", "Lease") and json.dumps(item["spec"], sort_keys=True) != before:
             item["metadata"]["generation"] += 1
         return copy.deepcopy(item)
 
