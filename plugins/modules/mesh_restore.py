@@ -81,7 +81,8 @@ options:
       - Whether objects are deleted that the target has and the archive has not. This concerns only kinds and namespaces that
         the archive holds as a whole. Each one is named in RV(plan) first; look at it in check mode.
       - Namespaces, and objects that a controller made, are never deleted, nor is one that somebody changed since its copy was
-        kept. What is there because of the target's own control plane is kept too, with the reason in RV(items): objects with an
+        kept.
+      - What is there because of the target's own control plane is kept too, with the reason in RV(items). This is what has an
         owner, GatewayClasses of its controller, and EnvoyFilters and others of Istio's or the vendor's installation.
     type: bool
     default: false
