@@ -116,7 +116,11 @@ def test_what_could_not_be_taken_back_is_a_change() -> None:
 
 def cut_off(clock: list[float], afterwards: Answer) -> Action:
     """The machine answers nothing until its timer has run, and then ``afterwards``."""
-    return Action([lambda _args: dict(FIRST), lambda args: (cut if clock[0] < 1020 else afterwards)(args)])
+
+    def later(args: dict[str, Any]) -> dict[str, Any]:
+        return cut(args) if clock[0] < 1020 else afterwards(args)
+
+    return Action([lambda _args: dict(FIRST), later])
 
 
 def taken_back(_args: dict[str, Any]) -> dict[str, Any]:

@@ -241,6 +241,6 @@ def test_several_slices_of_a_job_are_among_themselves_and_not_beside_another_run
         assert api.item is None
     first = Run(api, tmp_path / "a")
     with first.lease.held(wait=0):
-        second = Run(api, tmp_path / "b", lambda: first.lease.renew())
+        second = Run(api, tmp_path / "b", first.lease.renew)
         with pytest.raises(MigrationError, match="at work elsewhere"), second.lease.held(wait=5, among=True):
             pytest.fail("beside another run")
