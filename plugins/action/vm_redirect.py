@@ -13,6 +13,7 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_options import STATE_DIR
 from ansible_collections.servicemesh.migration.plugins.module_utils._vm._redirect_probe import prove, wrong
 
 _ALONE = "-o ControlMaster=no -o ControlPath=none"
@@ -49,7 +50,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
         try:
             second = self._over_a_new_connection({**arguments, "confirm": confirm}, task_vars, pending, armed)
         except AnsibleConnectionFailure as error:
-            return {**result, **self._locked_out(error, pending, armed)}
+            second = self._cut_off(error, {**arguments, "confirm": confirm}, task_vars, pending, armed)
         if second.get("failed"):
             told: dict[str, t.Any] = {key: second[key] for key in ("msg", "error") if key in second}
             return {**result, **told, "failed": True, "changed": bool(second.get("changed"))}
@@ -105,26 +106,71 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
         finally:
             self._connection.set_option("ssh_args", before)
 
-    def _locked_out(self, error: Exception, pending: dict[str, t.Any], armed: float) -> dict[str, t.Any]:
-        """Wait for the timer, and say whether it gave the machine back."""
-        end = armed + pending["revert_after"] + _PATIENCE
-        back = False
-        time.sleep(max(0.0, armed + pending["revert_after"] - time.monotonic()))
-        while not back and time.monotonic() < end:
-            with contextlib.suppress(AnsibleConnectionFailure), self._alone():
-                back = self._low_level_execute_command("true", sudoable=False).get("rc") == 0
-            if not back:
-                time.sleep(2)
+    def _cut_off(
+        self,
+        error: Exception,
+        arguments: dict[str, t.Any],
+        task_vars: dict[str, t.Any] | None,
+        pending: dict[str, t.Any],
+        armed: float,
+    ) -> dict[str, t.Any]:
+        """Wait for the timer, and ask the machine what became of the redirect. Perhaps only its answer to the proof was lost."""
+        due = armed + pending["revert_after"]
+        where = str((task_vars or {}).get("inventory_hostname") or "")
+        why = f"no new connection came through: {error}"
+        time.sleep(max(0.0, due - time.monotonic()))
+        if not self._is_back(due + _PATIENCE):
+            folder = str(arguments.get("state_dir") or STATE_DIR)
+            return _failed(
+                MigrationError(
+                    "The machine cannot be reached any more since the redirect was written",
+                    where=where,
+                    why=f"{why}; {_PATIENCE} s after its timer was due it did not answer either, so whether the timer took the "
+                    "redirect back is not known",
+                    todo=f"on the machine's console, as root: `sh {folder}/revert.sh` takes the redirect back, and does nothing "
+                    "when the timer has done so; if ssh does not answer then, the redirect is not what keeps it from it",
+                    done=["the redirect, unless its timer has taken it back"],
+                    details={"reachable_again_after": None, "timer": pending["timer"]},
+                )
+            )
         seconds = round(time.monotonic() - armed)
-        problem = MigrationError(
-            "The redirect cut this machine off and has been taken back" if back else "The machine cannot be reached any more",
-            why=f"no new connection came through: {error}",
-            todo="look for rules of others that send ssh into Istio's chains (iptables-save), then run the task again"
-            if back
-            else "use the machine's console: `sh revert.sh` in the folder of state_dir takes the redirect back",
-            done=[] if back else ["the redirect, unless its timer has taken it back"],
-            details={"reachable_again_after": seconds if back else None, "timer": pending["timer"]},
+        details = {"reachable_again_after": seconds, "timer": pending["timer"]}
+        why += f"; the machine answered again {seconds} s after the rules were written"
+        try:
+            with self._alone():
+                told = dict(self._execute_module(module_args=arguments, task_vars=task_vars))
+        except AnsibleConnectionFailure as again:
+            return _failed(
+                MigrationError(
+                    "The machine was cut off when the redirect had been written, and what became of the redirect is not known",
+                    where=where,
+                    why=f"{why}, and then it could not be asked: {again}",
+                    todo="run the task again: first of all it takes back what was never proven",
+                    done=["the redirect, unless its timer has taken it back"],
+                    details=details,
+                )
+            )
+        if not (told.get("error") or {}).get("details", {}).get("taken_back"):
+            return told
+        return _failed(
+            MigrationError(
+                "The redirect cut this machine off and has been taken back",
+                where=where,
+                why=f"{why}, and its record says that the timer took the redirect back",
+                todo="look for rules of others that send ssh into Istio's chains (iptables-save), then run the task again",
+                not_done=["the redirect; the rules are as they were before this task"],
+                details=details,
+            )
         )
-        if back:
-            problem.why += f"; the timer gave the machine back, and it answered again {seconds} s after the rules were written"
-        return {"failed": True, "changed": not back, "msg": problem.message, "error": problem.as_dict()}
+
+    def _is_back(self, end: float) -> bool:
+        while time.monotonic() < end:
+            with contextlib.suppress(AnsibleConnectionFailure), self._alone():
+                if self._low_level_execute_command("true", sudoable=False).get("rc") == 0:
+                    return True
+            time.sleep(2)
+        return False
+
+
+def _failed(problem: MigrationError) -> dict[str, t.Any]:
+    return {"failed": True, "changed": bool(problem.done), "msg": problem.message, "error": problem.as_dict()}

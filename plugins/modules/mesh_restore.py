@@ -82,6 +82,8 @@ options:
         the archive holds as a whole. Each one is named in RV(plan) first; look at it in check mode.
       - Namespaces, and objects that a controller made, are never deleted, nor is one that somebody changed since its copy was
         kept.
+      - What is there because of the target's own control plane is kept too, with the reason in RV(items). This is what has an
+        owner, GatewayClasses of its controller, and EnvoyFilters and others of Istio's or the vendor's installation.
     type: bool
     default: false
   workers:
@@ -155,7 +157,7 @@ notes:
 counts:
   description:
     - How many objects are C(same), are created (C(create)), are there otherwise (C(differs)), or are in the target only
-      (C(extra)).
+      (C(extra); C(kept), when they are its control plane's own).
     - C(conflict), C(refused), C(unreadable) and C(not_served) ones stand against the restore.
   returned: when the archive is whole
   type: dict

@@ -308,6 +308,26 @@ routes:
       type: list
       elements: dict
       returned: always
+restored:
+  description: What became of each VirtualService that this migration wrote to.
+  returned: when not in check mode, with O(state=restored) and something to put back
+  type: list
+  elements: dict
+  contains:
+    target:
+      description: The VirtualService, as C(mesh/namespace/VirtualService/name).
+      type: str
+      returned: always
+    state:
+      description:
+        - V(restored); V(as_before), when its weights were already; V(gone); V(not_restored); V(not_proven), when its weights are
+          back and proxies were not seen to have taken them.
+      type: str
+      returned: always
+    reason:
+      description: Why, for the last two.
+      type: str
+      returned: always
 objects:
   description:
     - What became of each of O(objects), or of what was made from it, with C(mesh), C(kind), C(namespace), C(name), C(action),

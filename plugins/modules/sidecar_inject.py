@@ -57,7 +57,8 @@ options:
     description:
       - V(moved) brings the workloads to the target, wave by wave.
       - V(restored) gives those that this migration moved the labels and annotations of before, exactly. It knows them from the
-        journal or its mirror in the cluster. O(waves) and O(gates) are not used then.
+        journal or its mirror in the cluster. O(waves) and O(gates) are not used then. When both are lost while workloads
+        have what this collection set, it fails and names them.
       - V(restarted) restarts in waves, with the same care, the workloads of Istio whose proxies were made before ASM prepared
         Istio for two meshes, so that they do not have C(PROXY_CONFIG_XDS_AGENT). ASM asks for it before C(Migrating). O(labels),
         O(annotations), O(trust), O(on_fail) and O(restore_failed) are not used then, for there is nothing to go back to. The

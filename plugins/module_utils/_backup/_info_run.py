@@ -14,6 +14,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup impo
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Reader
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import seal_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._vendor import owned
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
@@ -30,10 +31,12 @@ class Live:
 
     :arg objects: key of an Entry -> (uid, resourceVersion, fingerprint).
     :arg kinds: (group, kind) -> how the cluster serves it, None when it does not.
+    :arg owned: key -> why it is the cluster's own, see _vendor.py; only of those that are, and when everything is read.
     """
 
     objects: dict[str, tuple[str, str, bytes]]
     kinds: dict[tuple[str, str], Kind | None]
+    owned: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def served_kinds(cluster: Cluster, wanted: t.Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], Kind | None]:
@@ -79,6 +82,8 @@ def read_live(
                         continue
                     mark = (TERMINATING if meta.get("deletionTimestamp") else OWNED).encode()
                 key = f"{kind.group}/{kind.kind}/{namespace}/{meta['name']}"
+                if everything and not mark and (why := owned(obj)):
+                    live.owned[key] = why
                 found.append((key, (meta.get("uid", ""), meta.get("resourceVersion", ""), mark or fingerprint(obj))))
         return found
 

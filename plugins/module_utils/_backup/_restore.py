@@ -29,7 +29,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._plann
     Creates,
 )
 
-UNREADABLE = "unreadable"
+UNREADABLE, KEPT = "unreadable", "kept"
 # What stands against the whole restore.
 AGAINST = (CONFLICT, REFUSED, UNREADABLE, NOT_SERVED)
 _LATE = 99
@@ -106,7 +106,7 @@ class RestorePlan:
     def __init__(self) -> None:
         self.codes = bytearray()
         self.ranks = bytearray()
-        self.counts = dict.fromkeys((SAME, CREATE, DIFFERS, CONFLICT, REFUSED, UNREADABLE, NOT_SERVED, EXTRA), 0)
+        self.counts = dict.fromkeys((SAME, CREATE, DIFFERS, CONFLICT, REFUSED, UNREADABLE, NOT_SERVED, EXTRA, KEPT), 0)
         self.items: list[Item] = []
         self.namespaces: list[str] = []
         self.deletes: list[tuple[str, str]] = []
@@ -130,6 +130,11 @@ class RestorePlan:
     def _tell(self, item: Item) -> None:
         if len(self.items) < _ITEMS or (item.state in AGAINST and len(self.items) < 2 * _ITEMS):
             self.items.append(item)
+
+    def keep(self, key: str, why: str) -> None:
+        """An object of the target alone that is its control plane's."""
+        self.counts[KEPT] += 1
+        self._tell(Item(key, KEPT, f"the archive has it not, and it is kept: {why}"))
 
     def refuse(self, number: int, key: str, state: str, why: str) -> None:
         """The target's API server does not take an object that was to be created or updated."""

@@ -221,8 +221,14 @@ class Restore:
             entry = Entry(f"{group}/v1" if group else "v1", kind, name, "", 0, namespace)
             if self.choice.only and not self.choice.wants(entry):
                 continue
+            if key in self.live.owned:
+                self.plan.keep(key, self.live.owned[key])
+                continue
             self.plan.counts[EXTRA] += 1
             self.plan.deletes.append((key, uid))
+        if self.plan.counts[_restore.KEPT]:
+            own = self.plan.counts[_restore.KEPT]
+            self.plan.notes.append(f"{own} objects are not pruned, because they are the target's own (see items, state kept)")
 
     # -- apply ---------------------------------------------------------------------------------------------------------
 

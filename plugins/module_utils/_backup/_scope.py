@@ -16,6 +16,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup impo
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import NEAR, SURE
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._order import order_of
@@ -260,10 +261,7 @@ def _injected(template: t.Mapping[str, t.Any]) -> bool:
 
 # Kinds that hold whatever somebody writes into them.
 _FREE = frozenset(("Secret", "ConfigMap", "EnvoyFilter", "WasmPlugin", "Deployment", "StatefulSet", "DaemonSet"))
-_WORDS = re.compile(
-    r"passw|secret|token|api[-_]?key|access[-_]?key|private|bearer|authorization:|-----begin|eyj[a-z0-9_-]{12,}\.|://[^/\s:@\"]+:[^/\s@\"]+@",
-    re.I,
-)
+_WORDS = re.compile(f"{NEAR}|{SURE}", re.I)
 
 
 def may_hold_secret(kind: str, text: str, marked: bool | None = None) -> bool:

@@ -27,7 +27,7 @@ import uuid
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import scrub
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed, scrub
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -105,6 +105,8 @@ class Journal:
         self._secrets = tuple(secret for secret in secrets if secret)
         self._enabled = enabled
         self.problem = ""
+        #: What is kept, and not in the journal: sentences for the operator.
+        self.withheld: list[str] = []
         self._lock = threading.RLock()  # of what follows; never held while the mirror is asked
         self._saving = threading.Lock()
         self._originals: dict[str, t.Any] = {}
@@ -164,6 +166,7 @@ class Journal:
     def write(self, event: str, **fields: t.Any) -> dict[str, t.Any]:
         """Append one line and wait until it is on the disk."""
         now = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="milliseconds")
+        fields = {key: concealed(value) if key in ("before", "after") else value for key, value in fields.items()}
         entry = scrub({"time": now, "run": self.run, "event": event, **fields}, self._secrets)
         if not self._enabled:
             return t.cast("dict[str, t.Any]", entry)
@@ -258,6 +261,12 @@ class Journal:
             self.forget_keys(keys)
         except MigrationError as error:
             self.problem = f"what is back could not be forgotten ({error.where}): {error.why}"
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the mirror lacks originals that are kept here: it gave no answer when they were to go there."""
+        with self._lock:
+            return self._mirror is not None and self._enabled and bool(self._kept)
 
     def sync(self) -> None:
         """Bring the mirror up to date."""

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import scrub
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed, scrub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,5 +76,5 @@ def _text(data: dict[str, t.Any]) -> str:
         return ""
     from ansible.module_utils.common.yaml import yaml_dump  # pylint: disable=import-outside-toplevel
 
-    plain = scrub(json.loads(json.dumps(data, default=str)))
+    plain = scrub(concealed(json.loads(json.dumps(data, default=str))))
     return str(yaml_dump(plain, sort_keys=True, allow_unicode=True, default_flow_style=False, width=140))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 import typing as t
@@ -43,6 +44,28 @@ def retry(
                     error.details.setdefault("attempts", attempt)
                 raise
             sleep(pause)
+
+
+class Repeating(t.Protocol):
+    """An API whose calls are repeated, but never after ``until``, a time.monotonic(); None: as often as it does."""
+
+    until: float | None
+
+
+@contextlib.contextmanager
+def repeated_until(until: float | None, *apis: Repeating) -> t.Iterator[None]:
+    """No call inside is repeated after this time.monotonic(): a server that hangs keeps nobody from hearing gates and orders.
+
+    With None there is no such limit inside, as on a way back, which waits for the answer anyway.
+    """
+    before = [one.until for one in apis]
+    for one in apis:
+        one.until = until
+    try:
+        yield
+    finally:
+        for one, was in zip(apis, before):  # noqa: B905
+            one.until = was
 
 
 def wait_until(

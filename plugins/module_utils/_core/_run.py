@@ -13,7 +13,7 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, unknown
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import scrub
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed, scrub
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -85,7 +85,7 @@ def run(module: AnsibleModule, logic: t.Callable[[dict[str, t.Any], bool], Outco
     answer: dict[str, t.Any] = {
         **outcome.result,
         "changed": outcome.plan.changed,
-        "plan": outcome.plan.as_list(),
+        "plan": concealed(outcome.plan.as_list()),
         "notes": outcome.plan.notes,
     }
     if module._diff or outcome.plan.changed:  # pylint: disable=protected-access

@@ -24,6 +24,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds 
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._plain import plain_access
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._wire import Answer, QuietError, Wire, WireError
 
+#: API servers note under this name what was set by us (managedFields).
+AGENT = "servicemesh.migration"
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
@@ -180,7 +182,7 @@ class Cluster:
         """A watch on metadata after a resourceVersion. The API server ends it after ``seconds``; QuietError is raised when
         nothing comes for ``quiet`` seconds."""
         query = urllib.parse.urlencode({"watch": "1", "resourceVersion": version, "timeoutSeconds": str(seconds)})
-        headers = {"Accept": _METADATA, "User-Agent": "servicemesh.migration", **self._auth_headers()}
+        headers = {"Accept": _METADATA, "User-Agent": AGENT, **self._auth_headers()}
         return self._wire.watch(f"{kind.path()}?{query}", headers, self._timeout, quiet)
 
     def events_since(self, kind: Kind, version: str, seconds: float = 0.2) -> list[Object]:
@@ -360,7 +362,7 @@ class Cluster:
         accept: str,
     ) -> Object:
         target = path + ("?" + urllib.parse.urlencode(query) if query else "")
-        headers = {"Accept": accept, "User-Agent": "servicemesh.migration", **self._auth_headers()}
+        headers = {"Accept": accept, "User-Agent": AGENT, **self._auth_headers()}
         data = None
         if method == "GET":
             headers["Accept-Encoding"] = "gzip"  # an API server packs long lists: a tenth of the bytes

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import random
 import time
@@ -45,11 +46,8 @@ class ConfigMapMirror:
         return {} if found is None else self._read(found)
 
     def _read(self, found: dict[str, t.Any]) -> dict[str, t.Any]:
-        data = found.get("data") or {}
         try:
-            if data.get(_PACKED):
-                return dict(json.loads(zlib.decompress(base64.b64decode(data[_PACKED]))))
-            return {part: json.loads(data.get(f"{part}.json") or "{}") for part in ("originals", "times")}
+            return _parts(found)
         except (ValueError, TypeError, zlib.error) as error:
             raise MigrationError(
                 "The mirrored journal cannot be read",
@@ -84,6 +82,23 @@ class ConfigMapMirror:
                 if error.details.get("status") != 409 or attempt == _AGAIN - 1:
                     raise
             time.sleep(random.uniform(0.0, 0.05 * 2 ** min(attempt, 5)))
+
+
+def remembered(cluster: Cluster, namespace: str, prefix: str) -> set[str]:
+    """Keys of originals in the mirrors of all migrations. Those that cannot be read, or may not be listed, remember nothing."""
+    found: set[str] = set()
+    with contextlib.suppress(MigrationError):
+        for item in cluster.list_all(CONFIG_MAP, namespace, label_selector=f"{LABEL}=true"):
+            with contextlib.suppress(ValueError, TypeError, zlib.error):
+                found.update(key for key in _parts(item).get("originals", {}) if key.startswith(prefix))
+    return found
+
+
+def _parts(found: dict[str, t.Any]) -> dict[str, t.Any]:
+    data = found.get("data") or {}
+    if data.get(_PACKED):
+        return dict(json.loads(zlib.decompress(base64.b64decode(data[_PACKED]))))
+    return {part: json.loads(data.get(f"{part}.json") or "{}") for part in ("originals", "times")}
 
 
 def _data(whole: dict[str, t.Any], tail: list[dict[str, t.Any]]) -> dict[str, str]:

@@ -40,7 +40,7 @@ QUEUED, ROLLING, DONE, FAILED = "queued", "rolling", "done", "failed"
 # Between two looks at rollouts; at pods while rollouts end; at pods while none does. Seconds.
 TICK, _PROVE, _PODS = 1.0, 2.0, 5.0
 _WORKERS = 8
-# So many proxies are asked without a look at the clock, and so many seconds long in one tick.
+# So many proxies are asked without a look at the clock; and so many seconds long proxies are asked and patches sent in one tick.
 _ASKED, _LISTEN = 32, 5.0
 
 
@@ -56,7 +56,7 @@ class Clock(t.Protocol):
 class Flight:
     """One workload on its way. :arg patch: None when it was patched by an earlier run. :arg forth: towards the target.
 
-    :arg risk: why it may not begin as it is now.
+    :arg risk: why it may not begin as it is now. :arg trouble: why its patch got no answer that counts; it is tried again.
     """
 
     workload: Workload
@@ -74,6 +74,7 @@ class Flight:
     proofs: list[Object] = dataclasses.field(default_factory=list)
     wrote: bool = False
     risk: str = ""
+    trouble: str = ""
 
     @property
     def eager(self) -> bool:
@@ -196,21 +197,32 @@ class Fleet:
             return
         self._still = now if self._still is None else self._still
         for one in queue:
-            one.reason = one.risk or f"waits for the disruption budget {', '.join(one.pdbs)}"
+            one.reason = one.risk or one.trouble or f"waits for the disruption budget {', '.join(one.pdbs)}"
             if now - self._still >= self._pace.patience:
-                more = "and that for" if one.risk else "which let no pod go for"
+                more = "and that for" if one.risk or one.trouble else "which let no pod go for"
                 self._end(one, FAILED, f"{one.reason}, {more} {now - self._still:.0f} s")
 
     # -- writes --------------------------------------------------------------------------------------------------
 
     def _start(self, begun: t.Sequence[Flight]) -> None:
-        now = self._clock.monotonic()
-        answers: list[Answer[Flight, None]] = each(list(begun), self._patch, _WORKERS)
-        for answer in answers:
-            one = answer.item
-            one.state, one.since, one.began = ROLLING, now, now
-            if answer.error is not None:
-                self._end(one, FAILED, answer.error.message)
+        """Patch them. On the way there an API server that hangs gets a few at a time, and what it did not answer stays in the
+        queue: gates and orders want to be heard in between. A merge patch may come twice."""
+        now, left = self._clock.monotonic(), list(begun)
+        while left:
+            most = _WORKERS if left[0].forth else len(left)
+            some, left = left[:most], left[most:]
+            answers: list[Answer[Flight, None]] = each(some, self._patch, _WORKERS)
+            for answer in answers:
+                one = answer.item
+                if answer.error is not None and answer.error.transient and one.forth:
+                    one.reason = one.trouble = answer.error.message
+                    continue
+                one.state, one.since, one.began = ROLLING, now, now
+                one.reason = one.trouble = ""
+                if answer.error is not None:
+                    self._end(one, FAILED, answer.error.message)
+            if self._clock.monotonic() - now >= _LISTEN and left and left[0].forth:
+                break
 
     def _patch(self, one: Flight) -> None:
         if one.patch is None or one.change is None:
@@ -328,10 +340,10 @@ class Fleet:
             troubles = (
                 [missing] if missing else [f"pod {item['pod']}: {item['trouble']}" for item in one.proofs if item["trouble"]]
             )
-            if not troubles:
-                self._land(one)
-                continue
             one.proving = now if one.proving is None else one.proving
+            if not troubles:
+                self._land(one, now - one.proving < self._pace.proof_wait)
+                continue
             if now - one.proving >= self._pace.proof_wait:
                 self._end(one, FAILED, "; ".join(troubles[:3]))
             else:
@@ -392,11 +404,15 @@ class Fleet:
         elif now - one.since >= self._pace.patience + one.workload.slack:
             self._end(one, FAILED, f"no progress for {now - one.since:.0f} s: {rollout.missing}")
 
-    def _land(self, one: Flight) -> None:
+    def _land(self, one: Flight, again: bool) -> None:
+        """:arg again: there is time for another tick when the API server does not answer in this one."""
         try:
             self.settle(one)
         except MigrationError as error:
-            self._end(one, FAILED, error.message)
+            if error.transient and one.forth and again:
+                one.reason = error.message
+            else:
+                self._end(one, FAILED, error.message)
             return
         self._end(one, DONE, "")
 

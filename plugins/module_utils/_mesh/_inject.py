@@ -194,7 +194,7 @@ class Return:
 def returns(
     seen: Survey, originals: t.Mapping[str, Original], waves: t.Collection[str]
 ) -> tuple[list[Return], list[tuple[Workload, str]], list[str]]:
-    """``(what goes back, what cannot with the reason, journal keys of what is as it was already or gone)``.
+    """``(what goes back, what cannot with the reason, journal keys of what is as it was already)``.
 
     :arg waves: only those that moved in these waves; empty for all.
     """
@@ -216,6 +216,17 @@ def returns(
         else:
             back.append(Return(one, known))
     return back, refused, over
+
+
+def gone(seen: Survey, keys: t.Collection[str]) -> list[str]:
+    """Those journal keys whose workload is not there any more, or was made anew: nothing will ever be put back in it.
+
+    Without a sidecar, or out of the selector, is not gone; what lies in other namespaces was not looked at.
+    """
+    if seen.there is None:
+        return []
+    looked = [key for key in keys if not seen.namespaces or key.split("/")[1] in seen.namespaces]
+    return sorted(key for key in looked if key.partition("/")[2] not in seen.there)
 
 
 def plan_back(back: t.Sequence[Return]) -> Plan:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 import typing as t
@@ -212,18 +211,6 @@ class PairView:
     def bad_nodes(self) -> list[str]:
         found = {name for side in ("source", "target") for port in self.ports for name in self.counted(side, port).bad_nodes}
         return sorted(found)
-
-
-@contextlib.contextmanager
-def repeated_until(until: float, source: Cluster, target: Cluster, clb: Clb) -> t.Iterator[None]:
-    """No call inside is repeated after this time.monotonic(): a server that hangs keeps nobody from hearing gates and orders."""
-    for one in (source, target, clb):
-        one.until = until
-    try:
-        yield
-    finally:
-        for one in (source, target, clb):
-            one.until = None
 
 
 def read_services(source: Cluster, pair: GatewayPair) -> dict[str, t.Any]:

@@ -10,12 +10,16 @@ The API server calls the injection webhooks for ``dryRun=All`` too, and answers 
 
 from __future__ import annotations
 
+import math
+import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import repeated_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import POD
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet import Clock
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, sidecar_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workloads import Wish, Workload
@@ -30,6 +34,8 @@ _NETWORK = "tell ASM the networks of Istio (asm_network, or ack_to_asm_networks 
 # Namespaces in a message.
 _MOST = 3
 _NAME = "servicemesh-migration-rehearsal"
+# So many are asked at once; and seconds for which one that gets no answer is asked again.
+_WORKERS, _LISTEN = 8, 5.0
 
 
 def pod_of(workload: Object, wish: Wish) -> Object:
@@ -42,6 +48,36 @@ def pod_of(workload: Object, wish: Wish) -> Object:
         parts[part] = {key: value for key, value in merged.items() if value is not None}
     name = {"name": _NAME, "namespace": workload["metadata"]["namespace"]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {**name, **parts}, "spec": template.get("spec") or {}}
+
+
+class Rehearsal:
+    """``rehearse`` for many namespaces, a few at a time: a transient MigrationError says that it goes on when it is called again.
+
+    Gates and orders are heard in between.
+    """
+
+    def __init__(self, cluster: Cluster, wish: Wish, proxies: Proxies, clock: Clock) -> None:
+        self._cluster = cluster
+        self._wish = wish
+        self._proxies = proxies
+        self._clock = clock
+        self._asked: set[str] = set()
+        #: What could not be asked.
+        self.unasked: set[str] = set()
+
+    def __call__(self, members: t.Sequence[Workload]) -> None:
+        began = self._clock.monotonic()
+        left = sorted({one.namespace for one in members} - self._asked)
+        while left:
+            some, left = left[:_WORKERS], left[_WORKERS:]
+            mine = [one for one in members if one.namespace in some]
+            self.unasked.update(rehearse(self._cluster, mine, self._wish, self._proxies))
+            self._asked.update(some)
+            if left and self._clock.monotonic() - began >= _LISTEN:
+                raise MigrationError(
+                    "Injection is not rehearsed in all namespaces yet", why=f"{len(left)} are left", transient=True
+                )
+        self._asked.clear()
 
 
 def rehearse(cluster: Cluster, members: t.Sequence[Workload], wish: Wish, proxies: Proxies) -> list[str]:
@@ -101,7 +137,8 @@ def _ask(
     """The pod of one workload of each namespace as it would be, what could not be asked, and what failed on the way.
 
     A refusal (no right, a policy for pods without a workload) tells nothing of the pods of a workload; a failure (5xx: a webhook
-    that does not answer) meets them too.
+    that does not answer) meets them too. Whoever waits for this has gates and orders to hear, or traffic to bring back: a server
+    that lets all of a few wait until they give up is not asked for the rest.
     """
     first: dict[str, tuple[Workload, Wish]] = {}
     for one, wish in edits:
@@ -115,13 +152,25 @@ def _ask(
     made: list[tuple[Workload, Object]] = []
     unasked: list[str] = []
     broken: list[str] = []
-    for answer in each(list(first.values()), ask):
-        one = answer.item[0]
-        if answer.value is not None:
-            made.append((one, answer.value))
-            continue
-        why = answer.error.why if answer.error is not None else "it is gone"
-        failed = answer.error is not None and answer.error.details.get("status", 0) >= 500
-        text = f"injection could not be rehearsed in {one.namespace} (dry run of a pod): {why}"
-        (broken if failed else unasked).append(text)
+    left = list(first.values())
+    while left:
+        some, left = left[:_WORKERS], left[_WORKERS:]
+        began = time.monotonic()
+        with repeated_until(min(began + _LISTEN, cluster.until or math.inf), cluster):
+            answers = each(some, ask, _WORKERS)
+        for answer in answers:
+            one = answer.item[0]
+            if answer.value is not None:
+                made.append((one, answer.value))
+                continue
+            why = answer.error.why if answer.error is not None else "it is gone"
+            failed = answer.error is not None and answer.error.details.get("status", 0) >= 500
+            (broken if failed else unasked).append(_unasked(one.namespace, why))
+        if all(answer.error is not None and answer.error.transient for answer in answers):
+            unasked += [_unasked(one.namespace, f"not asked, after {len(some)} got no answer") for one, _wish in left]
+            break
     return made, unasked, broken
+
+
+def _unasked(namespace: str, why: str) -> str:
+    return f"injection could not be rehearsed in {namespace} (dry run of a pod): {why}"

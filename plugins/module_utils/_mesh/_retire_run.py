@@ -353,4 +353,5 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     for index, answer in enumerate(answers):
         results[index]["seen"] = answer
     session.journal.sync()
+    outcome.warnings += session.journal.withheld
     return outcome

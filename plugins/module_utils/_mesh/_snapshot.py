@@ -26,7 +26,7 @@ import zlib
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal, make_private
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import MASK, scrub
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed, scrub
 
 Object = dict[str, t.Any]
 FORMAT = 1
@@ -205,13 +205,19 @@ def keep(journal: Journal, key: str, obj: Object, *, anew: bool = False) -> None
     an earlier life of this object.
 
     The file is exact. The journal holds the object too, so that a fresh container can bring it back, unless it is large
-    or holds something that the journal may not have.
+    or looks as if it held a secret, by names or by values: then ``journal.withheld`` says so.
     """
     if journal.original(key) is not None and not anew:
         return
     digest = sha256(obj)
-    save(journal.directory / "objects" / f"{digest}.json", canonical(obj))
-    clean = scrub(obj) == obj and not _private(obj)
+    path = journal.directory / "objects" / f"{digest}.json"
+    save(path, canonical(obj))
+    clean = scrub(obj) == obj and concealed(obj) == obj
+    if not clean:
+        journal.withheld.append(
+            f"{key}: it looks as if it held a secret, which a journal may not have, so its copy is only in {path}; the way back "
+            "needs this file (the same state_dir), or the archive of a backup"
+        )
     entry: Object = {"sha256": digest, "object": obj if clean and len(canonical(obj)) < _INLINE else None}
     if clean and entry["object"] is None:
         packed = base64.b64encode(zlib.compress(canonical(obj), 9)).decode()
@@ -242,26 +248,14 @@ def kept(journal: Journal, key: str) -> Object | None:
                 "The copy of an object is not here",
                 where=str(path),
                 why=str(error),
-                todo="run where the copy was made, or with the same state_dir: this object is kept in a file only",
+                todo="run where the copy was made, or with the same state_dir: this object is kept in a file only (large, or "
+                "like a secret); or bring it back from the archive of a backup (mesh_restore), then run again",
             ) from error
     if sha256(obj) != entry["sha256"]:
         raise MigrationError("The copy of an object is damaged", where=str(path), why="its hash is another one")
     return t.cast(Object, obj)
 
 
-_WORDS = ("pass", "secret", "token", "credential", "private", "apikey", "api_key")
-
-
-def _private(value: t.Any) -> bool:
-    """Whether an environment variable with a literal value looks like a secret."""
-    return bool(shown(value) != value)
-
-
 def shown(value: t.Any) -> t.Any:
-    """A copy for plans, diffs and journals: without the literal values of environment variables that look like secrets."""
-    if isinstance(value, dict):
-        name = str(value.get("name", "")).lower()
-        if isinstance(value.get("value"), str) and value["value"] and any(word in name for word in _WORDS):
-            return {**value, "value": MASK}
-        return {key: shown(item) for key, item in value.items()}
-    return [shown(item) for item in value] if isinstance(value, list) else value
+    """A copy for plans and diffs: without what looks like a secret."""
+    return concealed(value)

@@ -284,7 +284,7 @@ def _absent(session: Session, check_mode: bool) -> Outcome:
         session.journal.write("note", what="Istio is removed", objects=len(done))
         session.journal.sync()
     result["seconds"] = round(time.monotonic() - start, 2)
-    return Outcome(made, result, warnings)
+    return Outcome(made, result, [*warnings, *session.journal.withheld])
 
 
 def _restored(session: Session, check_mode: bool) -> Outcome:

@@ -115,11 +115,17 @@ class Listed:
 
 @dataclasses.dataclass
 class Survey:
-    """:arg without: workloads and pods without any sidecar."""
+    """:arg without: workloads and pods without any sidecar.
+
+    :arg there: ``place/uid`` of all that could be a workload, sidecar or not; None when that was not looked at.
+    :arg namespaces: those that were looked at, empty for all.
+    """
 
     workloads: list[Workload]
     listed: list[Listed]
     without: int = 0
+    there: t.Collection[str] | None = None
+    namespaces: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +214,8 @@ class _Survey:
     def __init__(self, seen: Inventory, scope: Scope) -> None:
         self._seen = seen
         self._scope = scope
-        self._found = Survey([], [])
+        there = {_identity(kind, item["metadata"]) for kind in MOVABLE for item in seen[kind]}
+        self._found = Survey([], [], there=there, namespaces=scope.namespaces)
         self._enabled = {item["metadata"]["name"] for item in seen["Namespace"] if _enabled(item)}
         self._names = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in seen["Deployment"]}
         sets = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in seen["ReplicaSet"]}
@@ -360,6 +367,10 @@ class _Survey:
     def _unsettled(self, item: Object) -> str:
         rollout = _rollouts.judge(item)
         return "" if rollout.done else f"it is not at rest: {rollout.hopeless or rollout.missing}"
+
+
+def _identity(kind: str, meta: Object) -> str:
+    return f"{meta['namespace']}/{kind}/{meta['name']}/{meta.get('uid', '')}"
 
 
 def afresh(cluster: Cluster, members: t.Sequence[Workload]) -> list[Workload]:

@@ -19,6 +19,7 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import make_private
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 
 T = t.TypeVar("T")
 A_co = t.TypeVar("A_co", covariant=True)
@@ -94,13 +95,19 @@ class Poller(t.Generic[T]):
 
 
 class Control:
-    """The file ``<state_dir>/<migration>/control`` and the annotation of the source Services; the stronger word wins."""
+    """The file ``<state_dir>/<migration>/control`` and the annotation of the source Services; the stronger word wins.
 
-    def __init__(self, path: pathlib.Path, annotation: Watch[Order] | None = None) -> None:
+    :arg lease: whoever has taken it is at work now, and two must not be: nothing more is done here, not even a way back.
+    """
+
+    def __init__(self, path: pathlib.Path, annotation: Watch[Order] | None = None, lease: Lease | None = None) -> None:
         self.path = path
         self._annotation = annotation
+        self._lease = lease
 
     def order(self) -> Order:
+        if self._lease is not None and self._lease.lost:
+            return Order(ABORT, f"the loss of {self._lease.lost}")
         orders = [self._file()]
         if self._annotation is not None:
             orders.append(self._annotation.latest() or Order())
@@ -148,6 +155,11 @@ def _started(pid: int) -> str:
         return "over" if fields[0] in ("Z", "X") else fields[19]
     except (OSError, IndexError):
         return ""
+
+
+def nobody_elsewhere(lease: Lease | None, *, wait: float, among: bool = False) -> contextlib.AbstractContextManager[None]:
+    """As only_one, for runs whose state folders are not this one; within it, for the folder's own lock is the cheaper one."""
+    return contextlib.nullcontext() if lease is None else lease.held(wait=wait, among=among)
 
 
 @contextlib.contextmanager

@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import repeated_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rehearsal
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet import (
@@ -99,6 +101,11 @@ def originals_of(journal: Journal, trail: str = MOVE) -> dict[str, Original]:
     return found
 
 
+def forget(journal: Journal, keys: t.Collection[str]) -> None:
+    """These workloads are as they were, or gone."""
+    journal.try_forget([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
+
+
 def unjudged_of(journal: Journal, trail: str = MOVE) -> set[int]:
     """Waves that were begun and never passed, by this machine's journal."""
     found: set[int] = set()
@@ -183,7 +190,8 @@ class Convoy:
             self._back(share)
         else:
             self._last = share
-            self._forth(share)
+            with repeated_until(time.monotonic() + timeout, self._cluster):
+                self._forth(share)
         moved = [one.as_dict() for wave, one in self.flights() if self._shares[wave.number - 1] <= share + 1e-9]
         return Move(share, share, moved, tuple(self._fleet.writes[written:]))
 
@@ -242,6 +250,8 @@ class Convoy:
             found.append(Flight(one, original, _inject.forward(one, original), True, change))
         self._rehearse([one.workload for one in found if one.patch is not None])
         self._journal.keep_originals(fresh)
+        if self._journal.unsaved:
+            self._journal.sync()  # an earlier try kept them, and the cluster did not answer
         return found
 
     def _tell(self, wave: Wave[Workload], flights: t.Sequence[Flight]) -> None:
@@ -299,6 +309,16 @@ class Convoy:
         :arg opt_out: labels for workloads whose pods the target would take without its label, too. They keep them, and stay in
             the journal, until an undo after the cluster has left the target.
         """
+        with repeated_until(None, self._cluster):  # also from within a move whose time is up
+            return self._bring_back(chosen, stop, opt_out, paused)
+
+    def _bring_back(
+        self,
+        chosen: t.Callable[[Workload], bool],
+        stop: t.Callable[[], str],
+        opt_out: t.Mapping[str, str] | None,
+        paused: t.Callable[[], bool],
+    ) -> list[Flight]:
         seen = survey(read(self._cluster, self._scope.namespaces), dataclasses.replace(self._scope, selector=()))
         back, refused, over = _inject.returns(seen, originals_of(self._journal, self._scope.trail), ())
         items = self._rehearsed([item for item in back if chosen(item.workload)], opt_out or {})
@@ -314,7 +334,7 @@ class Convoy:
         self.kept_out = sorted(one.workload.place for one in ended if one.original is not None and one.original.out)
         keys = [_inject.journal_key(one.workload) for one in ended if one.workload.place not in self.kept_out]
         keys += [key for key in over if any(key == _inject.journal_key(one) and chosen(one) for one in seen.workloads)]
-        self._journal.try_forget([*keys, *(key + more for key in keys for more in (_BACK, _OUT))])
+        forget(self._journal, [*keys, *_inject.gone(seen, originals_of(self._journal, self._scope.trail))])
         self._done.update({one.workload.place: "is back" for one in ended})
         self._check(flights, [(one, why) for one, why in refused if chosen(one)], stopped)
         return flights

@@ -21,10 +21,12 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP, POD
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import parse_selector
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _rehearsal, _sidecar_proof, _trust
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _inject, _sidecar_proof, _trust
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._fleet import Fleet, Pace
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rehearsal import Rehearsal
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._rollouts import MOVABLE
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import live, read_proxies, ready, sidecar_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._waves import Rule, read_waves, split
@@ -33,7 +35,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workl
     Scope,
     Survey,
     Wish,
-    Workload,
     read,
     survey,
 )
@@ -45,11 +46,13 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     Control,
     Order,
     Poller,
+    nobody_elsewhere,
     only_one,
     read_order,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._convoy import (
     Convoy,
+    forget,
     originals_of,
     proven_of,
     todo_of,
@@ -57,6 +60,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates, check_times
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate, Panel
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_lost import lost
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_report import (
     Present,
     done_waves,
@@ -212,11 +216,11 @@ def can_ask(cluster: Cluster, present: Present, pace: Pace) -> None:
 class Orders:
     """The control file and the annotation of the journal's ConfigMap."""
 
-    def __init__(self, cluster: Cluster, journal: Journal) -> None:
+    def __init__(self, cluster: Cluster, journal: Journal, lease: Lease | None = None) -> None:
         self._cluster = cluster
         self._name = f"servicemesh-migration-{journal.migration}"[:253]
         first = self._ask()
-        self.control = Control(journal.directory / "control", Poller(self._ask, _CONTROL_INTERVAL, first))
+        self.control = Control(journal.directory / "control", Poller(self._ask, _CONTROL_INTERVAL, first), lease)
 
     def _ask(self) -> Order:
         found = self._cluster.get(CONFIG_MAP, self._name, NAMESPACE) or {}
@@ -279,6 +283,7 @@ class World:
     cluster: Cluster
     journal: Journal
     clock: Clock = dataclasses.field(default_factory=Clock)
+    lease: Lease | None = None
 
 
 def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]) -> tuple[Report, Convoy]:
@@ -286,14 +291,10 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
     journal = world.journal
     if todo:
         journal.sync()  # the ConfigMap that takes orders is there from the beginning
-    orders = Orders(world.cluster, journal)
+    orders = Orders(world.cluster, journal, world.lease)
     progress = Progress(journal.directory, journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, journal, world.clock)
-    unasked: list[str] = []
-
-    def rehearse(members: t.Sequence[Workload]) -> None:
-        unasked.extend(_rehearsal.rehearse(world.cluster, members, wanted.scope.wish, wanted.scope.proxies))
-
+    rehearse = Rehearsal(world.cluster, wanted.scope.wish, wanted.scope.proxies, world.clock)
     convoy = Convoy(
         world.cluster,
         fleet,
@@ -334,7 +335,7 @@ def apply(wanted: Wanted, world: World, present: Present, todo: t.Sequence[Todo]
         report.reason = f"{convoy.trouble.what}: {convoy.trouble.why}"
     if report.rolled_back is not None:
         report.rolled_back.pop("gateways", None)
-    report.warnings += sorted(set(unasked))
+    report.warnings += sorted(rehearse.unasked)
     if progress.problem:
         report.warnings.append(progress.problem)
     return report, convoy
@@ -355,7 +356,10 @@ def inject(params: dict[str, t.Any], check_mode: bool) -> Outcome:
         secrets=secrets_of(params),
         enabled=not check_mode,
     )
-    return run(wanted, World(cluster, journal), check_mode)
+    lease = Lease(cluster, journal.migration, journal.directory, journal.run)
+    outcome = run(wanted, World(cluster, journal, lease=lease), check_mode)
+    outcome.warnings += lease.warnings
+    return outcome
 
 
 def restarting(wanted: Wanted, journal: Journal) -> Wanted:
@@ -370,7 +374,8 @@ def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     one_way = _restart if wanted.scope.trail == RESTART else _move if wanted.undo is None else _restore
     if check_mode:
         return one_way(wanted, world, True)
-    with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
+    place = world.journal.directory / "shift.lock"
+    with only_one(place, wait=_LOCK_WAIT), nobody_elsewhere(world.lease, wait=_LOCK_WAIT):
         world.journal.reload()  # what the run that was waited for has done since
         return one_way(wanted, world, False)
 
@@ -428,27 +433,31 @@ def _restart(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
 
 def _restore(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     known = originals_of(world.journal, wanted.scope.trail)
-    if not known:  # nothing was moved: nothing is read, and no right to read it is needed
-        return Outcome(Plan(), {**result_of(Present(Survey([], []), [], [], {}), world.journal), "kept_out": []})
+    if not known:  # nothing was moved, and no right to read it is needed; or the memory of it is lost
+        result = {**result_of(Present(Survey([], []), [], [], {}), world.journal), "kept_out": []}
+        return Outcome(Plan(), result, *lost(world.cluster, world.journal, wanted.scope, NAMESPACE))
     if not wanted.scope.namespaces:
         places = tuple(sorted({key.split("/")[1] for key in known}))
         wanted = dataclasses.replace(wanted, scope=dataclasses.replace(wanted.scope, namespaces=places))
     present = observe(world.cluster, wanted, world.journal)
     whole = survey(read(world.cluster, wanted.scope.namespaces), dataclasses.replace(wanted.scope, selector=()))
     chosen = {one.key for one in present.survey.workloads}
-    back, refused, _over = _inject.returns(whole, present.originals, wanted.undo or ())
+    back, refused, over = _inject.returns(whole, present.originals, wanted.undo or ())
     back = [item for item in back if item.workload.key in chosen]
     planned = _inject.plan_back(back)
     warnings = [f"{one.place} is not taken back: {why}" for one, why in refused][:_MOST]
-    if check_mode or not (back or _over):
+    if check_mode or not (back or over):
+        if not check_mode:
+            forget(world.journal, _inject.gone(whole, present.originals))
+            warnings += _lost(world.journal)
         return Outcome(planned, {**result_of(present, world.journal), "kept_out": []}, warnings)
-    orders = Orders(world.cluster, world.journal)
+    orders = Orders(world.cluster, world.journal, world.lease)
     progress = Progress(world.journal.directory, world.journal.run)
     fleet = Fleet(world.cluster, wanted.scope.proxies, wanted.pace, world.journal, world.clock)
     say = Speaker(progress, world.clock)
     convoy = Convoy(world.cluster, fleet, world.journal, wanted.scope, present.waves, first=0.0, say=say)
     keys = {item.workload.key for item in back} | {
-        one.key for one in whole.workloads if one.key in chosen and _inject.journal_key(one) in _over
+        one.key for one in whole.workloads if one.key in chosen and _inject.journal_key(one) in over
     }
     problem: MigrationError | None = None
     try:

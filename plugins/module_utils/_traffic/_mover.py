@@ -21,6 +21,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import Answer, each, values
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import repeated_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster, Object
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._ccm import TOUCHED, WEIGHT
@@ -32,7 +33,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair 
     now_text,
     observe_pair,
     read_services,
-    repeated_until,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import (
     SIDES,

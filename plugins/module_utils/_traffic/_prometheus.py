@@ -261,13 +261,20 @@ class Prometheus:
             ended.wait(self._params["interval"] if window >= self._params["min_window"] else 0.2)
 
     def _ask_all(self, window: int) -> tuple[dict[str, float] | None, str]:
-        """All queries, at the same moment of Prometheus' time."""
+        """All queries, at the same moment: that of Prometheus' own clock when it answered the first of them.
+
+        The clock of this host is not asked. One that is behind would have what was before the step judged, and one that is ahead
+        nothing at all.
+        """
         found: dict[str, float] = {}
         missing: dict[str, Nothing] = {}
-        at, now = time.time(), time.monotonic()
+        at: float | None = None
+        now = time.monotonic()
         for key, query in self._rule.queries.items():
             try:
-                found[key] = self._ask(query.replace("$window", f"{window}s"), at)
+                answer = self._ask(query.replace("$window", f"{window}s"), at)
+                at = moment_of(answer) if at is None else at
+                found[key] = number_of(answer)
             except Nothing as error:
                 missing[key] = error
             except Exception as error:  # whatever it is, the gate must go on asking, and hold meanwhile
@@ -289,8 +296,8 @@ class Prometheus:
             return None, f"{key}: {why}"
         return found, ""
 
-    def _ask(self, query: str, at: float) -> float:
-        """One number. Raises ValueError with the reason when there is none."""
+    def _ask(self, query: str, at: float | None) -> t.Any:
+        """The answer to one query, at Prometheus' present when ``at`` is None. Raises ValueError with the reason for none."""
         from ansible.module_utils.urls import open_url  # pylint: disable=import-outside-toplevel
 
         base = str(self._params["url"]).rstrip("/")
@@ -298,18 +305,18 @@ class Prometheus:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
         if self._params.get("token"):
             headers["Authorization"] = f"Bearer {self._params['token']}"
-        data = urllib.parse.urlencode({"query": query, "time": f"{at:.3f}"}).encode()
+        form = {"query": query, **({} if at is None else {"time": f"{at:.3f}"})}
         try:
             answer = open_url(
                 f"{base}/api/v1/query",
-                data=data,
+                data=urllib.parse.urlencode(form).encode(),
                 method="POST",
                 headers=headers,
                 timeout=self._params["timeout"],
                 ca_path=self._params.get("ca_cert"),
                 validate_certs=self._params["validate_certs"],
             )
-            return number_of(json.load(answer))
+            return json.load(answer)
         except urllib.error.HTTPError as error:
             raise ValueError(_told(error)) from error
         except json.JSONDecodeError as error:
@@ -327,6 +334,16 @@ def _told(error: urllib.error.HTTPError) -> str:
         return f"HTTP {error.code}: {json.load(error)['error']}"
     except (ValueError, KeyError, TypeError, OSError):
         return f"HTTP {error.code}"
+
+
+def moment_of(answer: t.Any) -> float | None:
+    """The moment that an instant query was answered for, by the clock of who answered; None where no series says it."""
+    try:
+        data = answer["data"]
+        at = float(data["result"][0] if data["resultType"] == "scalar" else data["result"][0]["value"][0])
+    except (LookupError, TypeError, ValueError):
+        return None  # what is wrong with it number_of says
+    return at if math.isfinite(at) else None
 
 
 def number_of(answer: t.Any) -> float:

@@ -14,7 +14,7 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
@@ -30,6 +30,10 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._ro
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock
 
 Object = dict[str, t.Any]
+Problems = dict[str, MigrationError]
+#: What became of a VirtualService, for RV(restored).
+RESTORED, SAME, GONE, NOT_RESTORED, NOT_PROVEN = "restored", "as_before", "gone", "not_restored", "not_proven"
+_REASON = "as before this migration"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,15 @@ class Return:
     @property
     def state(self) -> RouteState:
         return RouteState(self.mesh, t.cast(Object, self.obj), ())
+
+    @property
+    def where(self) -> str:
+        return where_of(self.mesh, self.namespace, self.name)
+
+    @property
+    def change(self) -> Change:
+        before, then = _routes.shown(t.cast(Object, self.obj)), _routes.shown(self.original)
+        return Change("set_route_weights", self.where, before, then, _REASON)
 
     @property
     def differs(self) -> bool:
@@ -77,26 +90,29 @@ def restore(
     timeout: float,
     check_mode: bool,
 ) -> Outcome:
-    """Weights first, then what was made goes; nothing goes while weights could not be put back."""
+    """Weights first, each VirtualService by itself; then what was made goes, but nothing while weights could not be put back."""
     objects, mover = Objects(clusters, journal), RouteMover(clusters, [], journal, proxies)
     back, refused = returns(mover)
     items = [] if refused else objects.doomed()
     made = Plan()
     for one in back:
-        where = where_of(one.mesh, one.namespace, one.name)
         if one.obj is None:
-            made.notes.append(f"{where} is gone, there is nothing to put back")
+            made.notes.append(f"{one.where} is gone, there is nothing to put back")
         elif one.differs:
-            before, then = _routes.shown(one.obj), _routes.shown(one.original)
-            made.add("set_route_weights", where, before, then, "as before this migration")
+            made.changes.append(one.change)
     _route_objects.tell(items, made)
     result: Object = {"objects": [item.as_dict() for item in items], "run": journal.run}
-    problem = _refused(refused) if refused else None
+    problem = _not_back(refused, {}, {}, len(back), []) if refused else None
     if check_mode or (problem and not made.changed):
         return Outcome(made, result, failed=problem)
-    done = Plan(notes=made.notes)
+    unable, unproven = _put_back(mover, [one for one in back if one.differs], timeout)
+    done = Plan([one.change for one in back if one.differs and one.where not in unable], made.notes)
+    result["restored"] = [_row(one, unable.get(one.where), unproven.get(one.where)) for one in back]
+    result["restored"] += [{"target": error.where, "state": NOT_RESTORED, "reason": error.why or error.what} for error in refused]
+    if unable or unproven:
+        problem = _not_back(refused, unable, unproven, len(back), mover.written)
+    warnings: list[str] = []
     try:
-        _put_back(mover, [one for one in back if one.obj is not None], done, timeout)
         if problem is None:
             if any(item.action == "delete" for item in items):
                 # Requests that a gateway is still answering keep its listeners for a while.
@@ -104,36 +120,53 @@ def restore(
             objects.write(items)
             done.changes += [_route_objects.change_of(item) for item in items if item.action in _route_objects.WRITES]
             objects.forget()
-        journal.forget_keys([f"{PREFIX}{one.mesh}/{one.namespace}/{one.name}" for one in back])
+        over = [one for one in back if one.where not in unable and one.where not in unproven]
+        journal.forget_keys([f"{PREFIX}{one.mesh}/{one.namespace}/{one.name}" for one in over])
     except MigrationError as error:
-        problem = error
-        problem.done = list(dict.fromkeys([*mover.written, *error.done]))
+        error.done = list(dict.fromkeys([*mover.written, *error.done]))
+        if problem is None:
+            problem = error
+        else:
+            warnings.append(error.message)
     with contextlib.suppress(MigrationError):
         journal.sync()
-    return Outcome(done, result, failed=problem)
+    return Outcome(done, result, warnings, problem)
 
 
-def _put_back(mover: RouteMover, back: t.Sequence[Return], done: Plan, timeout: float) -> None:
-    """All weights, then the proof of all: no traffic waits for another VirtualService's proxies."""
+def _put_back(mover: RouteMover, moved: t.Sequence[Return], timeout: float) -> tuple[Problems, Problems]:
+    """``(what could not be put back, what no proxy was seen to have)``, each by its place.
+
+    Each by itself: traffic whose way back is clear waits for none that has to wait for its destination, nor for the proofs.
+    """
     until = time.monotonic() + timeout
-    moved = [one for one in back if one.differs]
+    unable: Problems = {}
+    unproven: Problems = {}
+    for attempts in (1, 4):
+        left = [one for one in moved if attempts == 1 or (one.where in unable and unable[one.where].transient)]
+        for one in left:
+            unable.pop(one.where, None)
+            try:
+                _ready(mover, one, attempts)
+                mover.restore(one.state, one.original, _REASON)
+            except MigrationError as error:
+                unable[one.where] = error
     for one in moved:
-        _ready(mover, one)
-        mover.restore(one.state, one.original, "as before this migration")
-        before, then = _routes.shown(t.cast(Object, one.obj)), _routes.shown(one.original)
-        done.add("set_route_weights", where_of(one.mesh, one.namespace, one.name), before, then, "as before this migration")
-    for one in moved:
-        _prove_back(mover, one, until)
+        if one.where not in unable:
+            try:
+                _prove_back(mover, one, until)
+            except MigrationError as error:
+                unproven[one.where] = error
+    return unable, unproven
 
 
-def _ready(mover: RouteMover, one: Return) -> None:
+def _ready(mover: RouteMover, one: Return, attempts: int) -> None:
     """Whoever gets more has somebody who answers. Not waited for long: when the source is down too, somebody has to decide."""
 
     def ask() -> None:
         for place in _gaining(one):
             mover.carries(one.mesh, one.namespace, place, one.state.where)
 
-    retry(ask, attempts=4)
+    retry(ask, attempts=attempts)
 
 
 def _gaining(one: Return) -> list[_routes.Destination]:
@@ -177,12 +210,33 @@ def _pairs(now: Object, original: Object) -> list[tuple[tuple[_routes.Destinatio
     return found
 
 
-def _refused(refused: t.Sequence[MigrationError]) -> MigrationError:
-    first = refused[0]
+def _row(one: Return, unable: MigrationError | None, unproven: MigrationError | None) -> Object:
+    """For RV(restored)."""
+    error = unable or unproven
+    state = NOT_RESTORED if unable else NOT_PROVEN if unproven else GONE if one.obj is None else RESTORED if one.differs else SAME
+    return {"target": one.where, "state": state, "reason": _told(error) if error else ""}
+
+
+def _told(error: MigrationError) -> str:
+    return f"{error.what}: {error.why}" if error.why else error.what
+
+
+def _not_back(
+    refused: t.Sequence[MigrationError], unable: Problems, unproven: Problems, others: int, written: t.Sequence[str]
+) -> MigrationError:
+    """One error for all that is not back, each with its reason."""
+    bad = {**{error.where: error for error in refused}, **unable}
+    whole = len(refused) + others
+    parts = [f"{len(bad)} of {whole} VirtualServices cannot be put back"] if bad else []
+    if unproven:
+        parts.append(f"{len(unproven)} of {whole} have their weights back, and proxies were not seen to have taken them")
+    errors = {**bad, **unproven}
     return MigrationError(
-        f"{len(refused)} VirtualServices cannot be put back, and what they need is not taken away",
-        where=", ".join(error.where for error in refused),
-        why="; ".join(error.why for error in refused),
-        todo=first.todo,
-        details=first.details,
+        f"{'; '.join(parts)}; what they need is not taken away",
+        where=", ".join(errors),
+        why="; ".join(f"{where}: {_told(error)}" for where, error in errors.items()),
+        todo="; ".join(dict.fromkeys(error.todo for error in errors.values() if error.todo)),
+        done=list(written),
+        not_done=list(bad),
+        details=next(iter(errors.values())).details,
     )

@@ -19,6 +19,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._error
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import ENDPOINT_SLICE, SERVICE, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _routes
@@ -415,6 +416,6 @@ class RouteMover:
 
 
 def _stored(obj: Object) -> Object:
-    """What the journal keeps: name, place and spec; the rest is not written to."""
+    """What the journal keeps: name, place and spec; the rest is not written to. The way back takes secrets from the object."""
     meta = obj["metadata"]
-    return {"metadata": {"namespace": meta.get("namespace", ""), "name": meta["name"]}, "spec": obj.get("spec") or {}}
+    return {"metadata": {"namespace": meta.get("namespace", ""), "name": meta["name"]}, "spec": concealed(obj.get("spec") or {})}

@@ -18,12 +18,17 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._journ
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _route_objects, _routes
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._route_objects import Given, Objects, read_objects
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._route_proof import Proxies
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._routes import SIDES, Ask, read_asks
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import CONTROLLER_ENV, only_one
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import (
+    CONTROLLER_ENV,
+    nobody_elsewhere,
+    only_one,
+)
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate, Panel
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_run import Orders
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import Progress
@@ -129,6 +134,7 @@ class World:
     journal: Journal
     clock: Clock = dataclasses.field(default_factory=Clock)
     proxies: Proxies | None = None
+    lease: Lease | None = None
 
 
 def route_weight(params: dict[str, t.Any], check_mode: bool) -> Outcome:
@@ -148,7 +154,10 @@ def route_weight(params: dict[str, t.Any], check_mode: bool) -> Outcome:
         clusters["target"] = Cluster("target", params["target"])
         clusters["target"].guard()
     proxies = None if wanted.sample is None else Proxies(source, wanted.sample, wanted.request_timeout)
-    return run(wanted, World(clusters, journal, proxies=proxies), check_mode)
+    lease = Lease(source, journal.migration, journal.directory, journal.run)
+    outcome = run(wanted, World(clusters, journal, proxies=proxies, lease=lease), check_mode)
+    outcome.warnings += lease.warnings
+    return outcome
 
 
 def _meshes(wanted: Wanted, journal: Journal) -> set[str]:
@@ -165,7 +174,8 @@ def run(wanted: Wanted, world: World, check_mode: bool) -> Outcome:
     way = _back if wanted.back else _move
     if check_mode:
         return way(wanted, world, True)
-    with only_one(world.journal.directory / "shift.lock", wait=_LOCK_WAIT):
+    place = world.journal.directory / "shift.lock"
+    with only_one(place, wait=_LOCK_WAIT), nobody_elsewhere(world.lease, wait=_LOCK_WAIT):
         world.journal.reload()  # what the run that was waited for has done since
         strange = _meshes(wanted, world.journal) - set(world.clusters)
         if strange:
@@ -257,7 +267,7 @@ def climb(wanted: Wanted, world: World, mover: RouteMover, todo: t.Sequence[Todo
     journal, names = world.journal, _names(wanted)
     if todo:
         journal.sync()  # the ConfigMap that takes orders is there from the beginning
-    orders = Orders(mover.cluster, journal)
+    orders = Orders(mover.cluster, journal, world.lease)
     progress = Progress(journal.directory, journal.run)
 
     def note(what: str, **fields: t.Any) -> None:

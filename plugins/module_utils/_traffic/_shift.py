@@ -23,6 +23,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import GatewayPair, pairs_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import (
@@ -31,6 +32,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     Control,
     Order,
     Poller,
+    nobody_elsewhere,
     only_one,
     process_lives,
     read_order,
@@ -304,12 +306,13 @@ def apply(
     journal: Journal,
     todo: t.Sequence[Todo],
     present: Present,
+    lease: Lease | None = None,
 ) -> Report:
     """Go through the steps under live orders, and write progress."""
     names = _names(wanted.pairs)
     first = annotation_order(source, wanted.pairs)
     poller = Poller(lambda: annotation_order(source, wanted.pairs), _CONTROL_INTERVAL, first)
-    control = Control(journal.directory / "control", poller)
+    control = Control(journal.directory / "control", poller, lease)
     progress = Progress(journal.directory, journal.run)
 
     def note(what: str, **fields: t.Any) -> None:
@@ -444,14 +447,16 @@ def shift(params: dict[str, t.Any], check_mode: bool) -> Outcome:
         gateways = [state.as_dict() for state in present.states]
         result = {"steps": steps, "share": present.low, "gateways": gateways, "run": journal.run}
         return Outcome(planned, result, [state.note for state in present.states if isinstance(state, Imagined)])
-    with only_one(journal.directory / "shift.lock", wait=_LOCK_WAIT):
+    lease = Lease(source, journal.migration, journal.directory, journal.run)
+    place = journal.directory / "shift.lock"
+    with only_one(place, wait=_LOCK_WAIT), nobody_elsewhere(lease, wait=_LOCK_WAIT):
         present, todo, _planned, _steps = _prepare(wanted, mover, journal)
-        report = apply(wanted, mover, source, journal, todo, present)
+        report = apply(wanted, mover, source, journal, todo, present, lease)
         done, gateways = verify(mover, present, report)
     result = {key: value for key, value in dataclasses.asdict(report).items() if key not in ("warnings", "done")}
     result.update(gateways=gateways, run=journal.run, progress=str(pathlib.Path(journal.directory) / "progress.jsonl"))
     where = ", ".join(str(pair) for pair in wanted.pairs)
-    return Outcome(done, result, report.warnings, problem_of(report, where))
+    return Outcome(done, result, [*lease.warnings, *report.warnings], problem_of(report, where))
 
 
 def _prepare(

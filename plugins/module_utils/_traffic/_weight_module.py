@@ -16,9 +16,10 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import Answer, each
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import GatewayPair, pairs_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import only_one
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import nobody_elsewhere, only_one
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import worst
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mover import GatewayState, Moved, Mover, plan_share
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import parse_share
@@ -60,8 +61,12 @@ def clb_weight(params: dict[str, t.Any], check_mode: bool) -> Outcome:
     if check_mode:
         return _move(params, wanted, source, target, clb, journal, check_mode)
     # A staircase would take its share back a moment later, and this one would have said that it is in effect.
-    with only_one(journal.directory / "shift.lock", wait=_LOCK_WAIT, among=True):
-        return _move(params, wanted, source, target, clb, journal, check_mode)
+    lease = Lease(source, journal.migration, journal.directory, journal.run)
+    place = journal.directory / "shift.lock"
+    with only_one(place, wait=_LOCK_WAIT, among=True), nobody_elsewhere(lease, wait=_LOCK_WAIT, among=True):
+        outcome = _move(params, wanted, source, target, clb, journal, check_mode)
+    outcome.warnings += lease.warnings
+    return outcome
 
 
 def _move(

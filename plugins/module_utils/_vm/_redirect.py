@@ -317,6 +317,7 @@ def _confirm(params: Params, store: guard.Store) -> Outcome:
             "The redirect was taken back before it was proven",
             why="its timer was faster, or another run has begun",
             todo="run the task again; give more time in revert_after when the proof needs it",
+            details={"taken_back": True},
         )
     proof: list[dict[str, t.Any]] = []
     why = params["confirm"]["failure"] or _stale(pending)

@@ -21,6 +21,7 @@ Spec = t.Dict[str, t.Any]  # noqa: UP006 - a VM's Python may be older than the c
 _PORTS = re.compile(r"[0-9]{1,5}(:[0-9]{1,5})?")
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}\+?")
 _OWNER = re.compile(r"[0-9]+|[A-Za-z_][A-Za-z0-9_.-]*\$?")
+STATE_DIR = "/var/lib/servicemesh-migration/redirect"
 LEAST_SECONDS = 15
 
 
@@ -77,7 +78,7 @@ def redirect_spec() -> Spec:
             },
         },
         "probe_timeout": {"type": "float", "default": 15},
-        "state_dir": {"type": "path", "default": "/var/lib/servicemesh-migration/redirect"},
+        "state_dir": {"type": "path", "default": STATE_DIR},
         "confirm": {
             "type": "dict",
             "options": {"change": {"type": "str", "required": True}, "failure": {"type": "str", "default": ""}},

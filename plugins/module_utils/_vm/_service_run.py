@@ -107,7 +107,9 @@ def run(params: t.Mapping[str, t.Any], services: t.Sequence[VmService], world: W
         made.notes += plan.notes
         break
     observed = verify(world, decisions, services, params)
-    return _outcome(made, decisions, observed)
+    outcome = _outcome(made, decisions, observed)
+    outcome.warnings += world.journal.withheld
+    return outcome
 
 
 def _outcome(plan: Plan, decisions: t.Sequence[Decision], observed: Observed) -> Outcome:

@@ -114,23 +114,70 @@ def test_what_could_not_be_taken_back_is_a_change() -> None:
     assert found["failed"] and found["changed"]
 
 
+def cut_off(clock: list[float], afterwards: Answer) -> Action:
+    """The machine answers nothing until its timer has run, and then ``afterwards``."""
+
+    def later(args: dict[str, Any]) -> dict[str, Any]:
+        return cut(args) if clock[0] < 1020 else afterwards(args)
+
+    return Action([lambda _args: dict(FIRST), later])
+
+
+def taken_back(_args: dict[str, Any]) -> dict[str, Any]:
+    error = {"what": "The redirect was taken back before it was proven", "details": {"taken_back": True}}
+    return {"failed": True, "msg": "taken back before it was proven", "error": error}
+
+
 def test_a_machine_that_is_cut_off_is_waited_for(clock: list[float]) -> None:
-    action = Action([lambda _args: dict(FIRST), cut])
+    action = cut_off(clock, taken_back)
     action.alive = [False, True]
-    found = action.run()
+    found = action.run(task_vars={"inventory_hostname": "vm-7"})
     assert found["failed"] and not found["changed"]
     assert found["error"]["done"] == []
     assert 20 <= found["error"]["details"]["reachable_again_after"] <= 24
     assert clock[0] - 1000 <= 24
-    assert "has been taken back" in found["msg"] and "Connection refused" in found["msg"]
+    assert "has been taken back" in found["msg"] and "Connection refused" in found["msg"] and "Where: vm-7" in found["msg"]
+    assert "its record says that the timer took the redirect back" in found["msg"]
+    assert "Not changed: the redirect; the rules are as they were before this task" in found["msg"]
 
 
-def test_a_machine_that_does_not_come_back_is_said_to_be_lost(clock: list[float]) -> None:
-    action = Action([lambda _args: dict(FIRST), cut])
+def test_a_proof_of_which_only_the_answer_was_lost_is_no_redirect_that_was_taken_back(clock: list[float]) -> None:
+    new = {"confirmed": True, "connection": ["192.0.2.1", "40001", "192.0.2.2", "22"], "proof": []}
+    action = cut_off(clock, lambda _args: new)
+    action.alive = [True]
+    found = action.run()
+    assert not found.get("failed") and found["confirmed"] and found["changed"]
+    assert action.calls[-1][0]["confirm"] == action.calls[1][0]["confirm"] and "ControlPath=none" in action.calls[-1][1]
+
+
+def test_what_the_machine_says_of_its_redirect_is_told(clock: list[float]) -> None:
+    left = {"failed": True, "msg": "could not be taken back", "error": {"done": ["a part of the redirect"]}, "changed": True}
+    action = cut_off(clock, lambda _args: left)
+    action.alive = [True]
+    found = action.run()
+    assert found["failed"] and found["changed"] and found["msg"] == "could not be taken back"
+
+
+def test_a_machine_that_is_lost_once_more_is_not_said_to_have_its_old_rules(clock: list[float]) -> None:
+    action = cut_off(clock, cut)
+    action.alive = [True]
+    found = action.run()
+    assert found["failed"] and found["changed"]
+    assert "what became of the redirect is not known" in found["msg"] and "has been taken back" not in found["msg"]
+    assert "Changed already: the redirect, unless its timer has taken it back" in found["msg"]
+
+
+@pytest.mark.parametrize(
+    ("given", "script"),
+    [({}, "/var/lib/servicemesh-migration/redirect/revert.sh"), ({"state_dir": "/srv/mesh"}, "`sh /srv/mesh/revert.sh`")],
+)
+def test_a_machine_that_does_not_come_back_is_said_to_be_lost(clock: list[float], given: dict[str, str], script: str) -> None:
+    action = Action([lambda _args: dict(FIRST), cut], **given)
     action.alive = [False] * 100
     found = action.run()
     assert found["failed"] and found["changed"]
-    assert "cannot be reached any more" in found["msg"] and "revert.sh" in found["msg"]
+    assert "cannot be reached any more" in found["msg"] and script in found["msg"]
+    assert "Changed already: the redirect, unless its timer has taken it back" in found["msg"]
     assert clock[0] - 1000 < 60, "it waits for ever"
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -44,6 +45,9 @@ class World:
     moves: list[float] = dataclasses.field(default_factory=list)
     judge: t.Callable[[World], str] = lambda _world: PASS
     calls: list[str] = dataclasses.field(default_factory=list)
+    lease_held: bool = False
+    lease_lost: str = ""
+    lease_warnings: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def share(self) -> float:
@@ -120,6 +124,22 @@ def fake_world(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         def save(self, _news: t.Any) -> None:
             world.calls.append("mirror")
 
+    class FakeLease:
+        def __init__(self, *_args: t.Any) -> None:
+            self.warnings = world.lease_warnings
+
+        @property
+        def lost(self) -> str:
+            return world.lease_lost
+
+        @contextlib.contextmanager
+        def held(self, *, wait: float, among: bool = False) -> t.Iterator[None]:
+            if world.lease_held:
+                raise MigrationError("Another run of this migration is at work elsewhere")
+            world.calls.append("lease")
+            yield
+            world.calls.append("lease given back")
+
     class FakeGate:
         def __init__(self, name: str) -> None:
             self.name = name
@@ -138,6 +158,7 @@ def fake_world(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     monkeypatch.setattr(_shift, "Cluster", FakeCluster)
     monkeypatch.setattr(_shift, "Clb", lambda _options: None)
     monkeypatch.setattr(_shift, "ConfigMapMirror", FakeMirror)
+    monkeypatch.setattr(_shift, "Lease", FakeLease)
     monkeypatch.setattr(_shift, "plan_share", lambda _state, share: choose(world.side, world.side, share))
     real = dict(_gate_kinds._KINDS)
     monkeypatch.setitem(_gate_kinds._KINDS, "probe", lambda name, params: real["probe"](name, params) and FakeGate(name))

@@ -104,6 +104,11 @@ import json, os, sys
 text = sys.stdin.read()
 assert "KUBECONFIG" in os.environ and not os.path.exists(os.environ["KUBECONFIG"]) and "VAULT" not in os.environ
 assert sys.argv[1:4] == ["analyze", "--use-kube=false", "--all-namespaces"] and sys.argv[-1] == "-"
+if "latin" in text:  # a file name or a comment in another code, quoted as it is
+    found = json.dumps([{"code": "IST0101", "message": "BYTES"}]) if "told" in text else "Error: BYTES"
+    stream = sys.stdout if "told" in text else sys.stderr
+    stream.buffer.write(found.encode().replace(b"BYTES", b"caf\\xe9 is wrong"))
+    sys.exit(1)
 if "broken" in text:
     sys.exit("Error: stdin is no YAML")
 found = []
@@ -122,6 +127,13 @@ def istioctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     path.write_text(FAKE)
     path.chmod(0o700)
     return str(path)
+
+
+def test_bytes_that_are_no_utf_8_end_no_analysis(istioctl: str) -> None:
+    (found,) = analyze(istioctl, ["latin: told\n"])
+    assert found["message"] == "caf\ufffd is wrong"
+    with pytest.raises(MigrationError, match=r"gives no answer.*caf\ufffd is wrong"):
+        analyze(istioctl, ["latin: 1\n"])
 
 
 def test_messages_of_istioctl(istioctl: str) -> None:

@@ -93,6 +93,7 @@ class Api:
         self.lowest: dict[tuple[str, str, str], int] = {}
         self.broken: set[str] = set()
         self.refuse: dict[str, MigrationError] = {}
+        self.until: float | None = None  # as Cluster's
         self.on_call: t.Callable[[str], None] = lambda _what: None
         self.injects = True
         self.takes_all = False  # the target injects every pod that does not opt out
@@ -337,7 +338,7 @@ class Api:
         before = json.dumps(item.get("spec"), sort_keys=True)
         assert (body.get("metadata") or {}).get("uid", item["metadata"].get("uid")) == item["metadata"].get("uid")
         _merge(item, copy.deepcopy(body))
-        if kind.kind != "ConfigMap" and json.dumps(item["spec"], sort_keys=True) != before:
+        if kind.kind not in ("ConfigMap", "Lease") and json.dumps(item["spec"], sort_keys=True) != before:
             item["metadata"]["generation"] += 1
         return copy.deepcopy(item)
 

@@ -129,6 +129,24 @@ def test_what_may_be_secret_is_in_the_private_file_only(journal: Journal, change
         _snapshot.kept(again(journal), "source/a")
 
 
+@pytest.mark.parametrize("size", [0, 50_000], ids=["small", "packed"])
+def test_a_secret_in_a_program_is_in_the_private_file_only_and_that_is_told(journal: Journal, size: int) -> None:
+    code = 'function envoy_on_request(handle) handle:headers():add("authorization", "Basic aHVudGVyMjpodW50ZXIy") end -- '
+    patch = {"value": {"typed_config": {"inlineCode": code + "x " * size}}}
+    meta = {"name": "auth", "namespace": "demo"}
+    obj = {"apiVersion": "v1alpha3", "kind": "EnvoyFilter", "metadata": meta, "spec": {"configPatches": [{"patch": patch}]}}
+    _snapshot.keep(journal, "target/a", obj)
+    entry = journal.original("target/a")
+    assert entry["object"] is None and "packed" not in entry and "aHVudGVyMjpodW50ZXIy" not in journal.path.read_text()
+    (file,) = (journal.directory / "objects").iterdir()
+    (told,) = journal.withheld
+    assert told.startswith("target/a: it looks as if it held a secret") and str(file) in told and "archive of a backup" in told
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and _snapshot.kept(again(journal), "target/a") == obj
+    file.unlink()
+    with pytest.raises(MigrationError, match=r"copy of an object is not here.*mesh_restore"):
+        _snapshot.kept(again(journal), "target/a")
+
+
 @pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: "!" + text[1:], lambda text: ""])
 def test_a_damaged_copy_in_the_journal_is_no_matter_while_there_is_the_file(journal: Journal, damage: Any) -> None:
     obj = {**have.service(), "spec": {"text": "x" * 50_000}}

@@ -317,3 +317,16 @@ def test_istiod_and_gateways_are_asked(scene: Scene, monkeypatch: pytest.MonkeyP
     done = scene.run(proof="proxies")
     assert done.result["proof"]["istiod_clients"] == {f"{SYSTEM}/istiod-1": ["egress-1.istio-system"]}
     assert done.result["proof"]["gateway_clients"][f"{SYSTEM}/egress-1"]["active"] == 0
+
+
+def test_a_copy_that_the_journal_may_not_hold_is_told(scene: Scene) -> None:
+    place = ("ConfigMap", SYSTEM, "istio")
+    scene.api.items[place]["data"]["mesh"] = "tracing: {zipkin: {address: 'https://user:hunter2@zipkin.example.com'}}"
+    before = scene.api.look()
+    done = scene.run()
+    (told,) = [text for text in done.warnings if "looks as if it held a secret" in text]
+    assert "ConfigMap" in told and str(scene.folder / "state") in told
+    mirror = json.dumps(scene.api.items["ConfigMap", SYSTEM, "servicemesh-migration-shop"])
+    assert "hunter2" not in mirror + (scene.folder / "state" / "shop" / "journal.jsonl").read_text()
+    scene.run("restored")
+    assert scene.api.look() == before

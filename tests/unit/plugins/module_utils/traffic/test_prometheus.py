@@ -198,6 +198,8 @@ NO_SERIES = "no series"
 class Server(http.server.ThreadingHTTPServer):
     numbers: dict[str, str]
     asked: list[tuple[str, str]]
+    moments: list[tuple[str, str]]
+    clock: float
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -207,10 +209,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         query = form["query"][0]
         self.server.asked.append((query, self.headers.get("Authorization") or ""))
+        self.server.moments.append((query, form.get("time", [""])[0]))
+        self.server.clock += 1  # each query comes at another moment of its clock
+        at = float(form.get("time", [self.server.clock])[0])
         text = self.server.numbers.get(query.partition("[")[0], "")
         body: dict[str, Any] = {"status": "error", "errorType": "bad_data", "error": "parse error"}
         if text:
-            series = [] if text == NO_SERIES else [{"metric": {}, "value": [1, text]}]
+            series = [] if text == NO_SERIES else [{"metric": {}, "value": [at, text]}]
             body = {"status": "success", "data": {"resultType": "vector", "result": series}}
         self.send_response(200 if text else 400)
         self.end_headers()
@@ -223,7 +228,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server(("127.0.0.1", 0), Handler)
-    made.numbers, made.asked = {"g": "1000", "t": "1000"}, []
+    made.numbers, made.asked, made.moments, made.clock = {"g": "1000", "t": "1000"}, [], [], 5000.0
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
@@ -294,6 +299,33 @@ def test_a_clock_that_is_set_in_the_night_changes_nothing(server: Server, monkey
         assert gate.verdict().state == INCONCLUSIVE
     finally:
         gate.stop()
+
+
+@pytest.mark.parametrize("off", [-3600.0, 3600.0], ids=["behind", "ahead"])
+def test_all_queries_of_a_judgement_mean_one_moment_of_the_clock_of_prometheus(
+    server: Server, monkeypatch: pytest.MonkeyPatch, off: float
+) -> None:
+    """The controller's clock may be anywhere: it would have another hour judged."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + off)
+    server.numbers.update(bg="990", bt="1000")
+    gate = running(server, success=SIDES)
+    try:
+        wait_for(gate, PASS)
+    finally:
+        gate.stop()
+    assert [query.partition("[")[0] for query, _at in server.moments[:4]] == ["g", "t", "bg", "bt"]
+    assert [at for _query, at in server.moments[:4]] == ["", "5001.000", "5001.000", "5001.000"]
+
+
+def test_where_the_first_query_has_no_series_the_next_one_tells_the_moment(server: Server) -> None:
+    server.numbers.update(g=NO_SERIES, bg="990", bt="1000")
+    gate = running(server, success=SIDES)
+    try:
+        wait_for(gate, FAIL, "0 % of 1000 requests are good")
+    finally:
+        gate.stop()
+    assert [at for _query, at in server.moments[:4]] == ["", "", "5002.000", "5002.000"]
 
 
 def test_report_only_never_holds(server: Server) -> None:
