@@ -23,6 +23,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._confi
     ConfigPlan,
     Filters,
     Item,
+    fill,
     holds,
     only_in_target,
     plan_absent,
@@ -49,12 +50,20 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._names
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import observe_pair, pairs_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import TERMINATING, mark_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._proof import live_ports
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sample import sample
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._session import Session, open_session
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import read_gateway, template_labels
 
 Object = dict[str, t.Any]
+_UNASKED = (
+    "The target was asked about {asked} of {of} objects, some of each kind in each namespace: whether it takes the others is not "
+    "known yet. A run asks about every object before its first write, and so do this check with rehearse=all and the phase "
+    "preflight of the role ack_to_asm (a run of it, which only reads)."
+)
 SECRET = kind_of("v1", "Secret")
 WORKERS = 16
+# In check mode the target is asked about so many creates, and about all when there are no more; see docs/config.md.
+SAMPLE, SAMPLE_LEAST = 200, 50
 _KEPT = 800_000
 
 
@@ -72,6 +81,7 @@ def config_spec() -> Object:
         "on_conflict": {"type": "str", "choices": ["fail", "skip", "update"], "default": "fail"},
         "on_refused": {"type": "str", "choices": ["fail", "skip"], "default": "fail"},
         "create_namespaces": {"type": "bool", "default": True},
+        "rehearse": {"type": "str", "choices": ["all", "sample"], "default": "sample"},
     }
 
 
@@ -169,14 +179,44 @@ def credentials(source: Cluster, selected: t.Sequence[Selected], gateways: t.Seq
     return values(each(wanted, one))
 
 
-def rehearse(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | None], stand_in: str) -> None:
+def rehearse(
+    target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | None], stand_in: str, *, migration: str, most: int | None = None
+) -> None:
     """Ask the target to check every write (server-side dry run); what it does not take becomes ``refused``.
 
-    An object in a namespace that is not there yet is checked in the namespace ``stand_in``, by another name.
+    An object in a namespace that is not there yet is checked in the namespace ``stand_in``, by another name. ``most``: only
+    about so many creates, but about all of a kind of which one was not taken. What would change an object is always asked: only
+    the target knows whether its own defaults are all that differs.
     """
+    writes = [item for item in made.writes if item.action != "delete"]
+    first = writes if most is None else _chosen(writes, most)
+    _ask(target, made, first, kinds, stand_in, migration)
+    strange = {item.kind for item in first if item.action == "refused"}
+    _ask(target, made, [item for item in writes if item.kind in strange and not item.asked], kinds, stand_in, migration)
+    needed = {item.namespace for item in made.of("create")}
+    made.namespaces = [name for name in made.namespaces if name in needed]
+
+
+def _chosen(writes: t.Sequence[Item], most: int) -> list[Item]:
+    creates = [item for item in writes if item.action == "create"]
+    least = max(SAMPLE_LEAST, most - len(writes) + len(creates))
+    places = sample([(item.kind, item.namespace, _writer.payload(item.wanted or {})) for item in creates], least)
+    return [*(item for item in writes if item.action != "create"), *(creates[place] for place in places)]
+
+
+def _ask(
+    target: Cluster,
+    made: ConfigPlan,
+    items: t.Sequence[Item],
+    kinds: t.Mapping[str, Kind | None],
+    stand_in: str,
+    migration: str,
+) -> None:
+    fill(items, kinds, migration)
 
     def one(item: Item) -> None:
         body, present = t.cast(Object, item.body), None if item.action == "create" else item.present
+        item.asked = True
         try:
             stored, dropped = _writer.rehearse(target, t.cast(Kind, kinds[item.kind]), body, present, made.namespaces, stand_in)
         except MigrationError as error:
@@ -189,10 +229,8 @@ def rehearse(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | Non
         elif item.action != "restore" and _writer.changed(body, stored):
             body["metadata"]["annotations"][CONTENT] = digest(stored)  # the target's defaults are part of what we wrote
 
-    for answer in flow([item for item in made.writes if item.action != "delete"], one, WORKERS):
+    for answer in flow(items, one, WORKERS):
         values([answer])
-    needed = {item.namespace for item in made.of("create")}
-    made.namespaces = [name for name in made.namespaces if name in needed]
 
 
 def apply(target: Cluster, made: ConfigPlan, journal: Journal, kinds: t.Mapping[str, Kind | None], migration: str) -> list[str]:
@@ -341,7 +379,7 @@ def _no_room(made: ConfigPlan, journal: Journal) -> MigrationError | None:
     )
 
 
-def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
+def _present(session: Session, check_mode: bool) -> tuple[ConfigPlan, Observed, Object]:
     options = session.options
     scope, filters = options["scope"], filters_of(options)
     seen = observe(session.source, session.target, options["kinds"] if scope == "all" else ())
@@ -356,11 +394,15 @@ def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
         target_namespaces=seen.namespaces,
         create_namespaces=options["create_namespaces"],
         target_version=options["target_version"] or "",
+        bodies=False,
     )
     made.notes += [f"not copied: {key_of(obj)}: the source is deleting it" for obj in seen.going if filters.lets_through(obj)]
     stand_in = options["gateways"][0]["namespace"]
     place = stand_in if stand_in in seen.namespaces else "default"
-    rehearse(session.target, made, seen.kinds, place)
+    sampled = check_mode and options["rehearse"] == "sample"
+    rehearse(session.target, made, seen.kinds, place, migration=options["migration"], most=SAMPLE if sampled else None)
+    if made.is_told_whole:
+        fill(made.writes, seen.kinds, options["migration"])
     known = [*seen.source, *seen.going]
     made.items += only_in_target(known, seen.target, pods, scope=scope, filters=filters, migration=options["migration"])
     secrets = credentials(session.source, selected, options["gateways"])
@@ -380,7 +422,7 @@ def _absent(session: Session) -> tuple[ConfigPlan, Observed, Object]:
     filters = Filters(namespaces=options["namespaces"], names=options["names"])
     made.items = [item for item in made.items if filters.lets_through(t.cast(Object, item.present))]
     seen.leaving = _empty_namespaces(session, made)
-    rehearse(session.target, made, seen.kinds, "")
+    rehearse(session.target, made, seen.kinds, "", migration=options["migration"])
     return made, seen, {"secrets": [], "counts": {}}
 
 
@@ -410,7 +452,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     session = open_session(params, check_mode)
     warnings: list[str] = []
     if params["state"] == "present":
-        made, seen, result = _present(session)
+        made, seen, result = _present(session, check_mode)
     else:
         warnings += enforce(in_use(session), check_mode)
         made, seen, result = _absent(session)
@@ -418,7 +460,10 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     lost = [f"{item['namespace']}/{item['name']}" for item in result["secrets"] if not item["exists"]]
     if lost:
         warnings.append(f"Secrets that the Gateways serve TLS with are not there: {', '.join(lost)}")
-    result.update(items=[item.as_dict() for item in made.items], namespaces=made.namespaces)
+    rehearsal = made.rehearsal()
+    if not rehearsal["complete"]:
+        warnings.append(_UNASKED.format(**rehearsal))
+    result.update(items=[item.as_dict() for item in made.items], namespaces=made.namespaces, rehearsal=rehearsal)
     outcome = Outcome(plan, result, warnings)
     left = made.of("refused") if params["on_refused"] == "skip" else []
     if left:
