@@ -28,6 +28,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool 
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import LARGE_PAGE, PAGE, Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._watch import Watch
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import GROUPS
 
 _AHEAD = 2
 _LARGE = 16 << 20  # bytes of a page of objects; the next ones are asked for in smaller pieces
@@ -78,7 +79,8 @@ class Pages:
     ) -> None:
         self._pool, self._cluster, self._kind, self._at = pool, cluster, kind, at
         self._places = collections.deque(sorted(namespaces) if kind.namespaced and namespaces else [""])
-        self._limit = PAGE if at else LARGE_PAGE
+        # Of the past all pages are read from etcd, of the present all but the first; but a Secret may hold a megabyte.
+        self._limit = LARGE_PAGE if not at and kind.group in GROUPS else PAGE
         self.version = at
         self.told: int | None = None  # how many there are, by the API server's own count
         self._place = self._places.popleft()

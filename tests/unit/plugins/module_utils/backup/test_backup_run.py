@@ -95,7 +95,8 @@ class Api:
 @pytest.mark.parametrize("check", [True, False])
 def test_a_backup_is_of_one_moment_and_a_check_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
     """A check keeps nothing, and the past costs an API server ten times as much as the present."""
-    monkeypatch.setattr(_collect.Scope, "parts", lambda _self, _cluster: [Part(kind_of("networking.istio.io/v1", "VirtualService"))])
+    parts = [Part(kind_of("networking.istio.io/v1", "VirtualService")), Part(kind_of("v1", "Secret"), "referred")]
+    monkeypatch.setattr(_collect.Scope, "parts", lambda _self, _cluster: parts)
     monkeypatch.setattr(
         _collect, "Watch", lambda _cluster, _kind, version: SimpleNamespace(version=version, events=list, close=lambda: None)
     )
@@ -103,6 +104,6 @@ def test_a_backup_is_of_one_moment_and_a_check_of_now(tmp_path: Path, monkeypatc
     with Writer(None if check else tmp_path / "half.tar.zst", None) as writer:
         collector = _collect.Collector(api, scope, writer, "none", check)  # type: ignore[arg-type]
         facts = collector.run()
-    asked = [one for one in api.asked if one[0] == "VirtualService"]
-    assert asked == [("VirtualService", "", 5000) if check else ("VirtualService", "9", 500)]
+    moment, many = ("", 5000) if check else ("9", 500)
+    assert sorted(one for one in api.asked if one[0] != "Namespace") == [("Secret", moment, 500), ("VirtualService", moment, many)]
     assert facts["lists"][0]["saved"] == 1 and facts["lists"][0]["resource_version"] == "9"
