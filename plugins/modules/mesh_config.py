@@ -22,9 +22,9 @@ description:
     target has otherwise is a conflict. It is listed with its differences, and never overwritten unless O(on_conflict=update).
     What only the target has is listed and left alone.
   - The target checks every write before the first one is done (server-side dry run; in check mode see O(rehearse)). What it does
-    not take is listed in RV(items), each with the reason. These are kinds that it does not serve, fields that it would drop, objects that its
-    API server or its webhooks refuse, and EnvoyFilters for other versions of the proxy. Nothing is written then, unless
-    O(on_refused=skip).
+    not take is listed in RV(items), each with the reason. These are kinds that it does not serve, fields that it would drop,
+    objects that its API server or its webhooks refuse, and EnvoyFilters for other versions of the proxy. Nothing is written then,
+    unless O(on_refused=skip).
   - Objects are written in the order of their dependencies, several at the same time.
   - What was written is marked with the label C(servicemesh.migration/managed-by) and a hash of its content.
   - Secrets are not copied. Those that the Gateways serve TLS with are listed in RV(secrets).
@@ -266,8 +266,7 @@ items:
       elements: str
       returned: always
     asked:
-      description: Whether the target was asked about this write (server-side dry run). A V(create) that it was not asked about may be
-        refused later.
+      description: Whether the target was asked about this write. A V(create) that it was not asked about may be refused later.
       type: bool
       returned: always
 rehearsal:

@@ -6,7 +6,7 @@
 """A package that others import and we never use: it is imported when something of it is used, and not before.
 
 The vendor's SDK imports aiohttp for its asynchronous calls, and hundreds of classes of requests and answers, and names them in
-annotations. Nobody uses either here, and they take half of the SDK's import: 0.15 s of CPU in each module that speaks to the cloud.
+annotations. Nobody uses either here, and they take half of the SDK's import: 0.14 s of CPU in each module that asks the cloud.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typing as t
 
 
 class _Later(types.ModuleType):
-    """Stands for a package. While ``quiet``, its classes are empty ones that annotations can name; later they are the real ones."""
+    """Stands for a package. While ``quiet``, it has empty classes that annotations can name; later it has its own."""
 
     quiet = True
 

@@ -21,7 +21,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._forward import forwarded
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._ccm import annotations_of, ports_of, weight_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_run import read_side
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_read import read_side
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import selector_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import GatewayPair, pairs_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._questions import (

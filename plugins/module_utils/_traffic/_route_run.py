@@ -23,7 +23,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._route_objects import Given, Objects, read_objects
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._route_proof import Proxies
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._routes import SIDES, Ask, read_asks
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import CONTROLLER_ENV, only_one
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import CONTROLLER_ENV, Interrupted, only_one
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate, Panel
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_run import Orders
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import Progress
@@ -35,7 +35,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._ro
     worst,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import (
-    Interrupted,
     holds_of,
     problem_of,
     read_stairs,

@@ -12,8 +12,8 @@ from typing import Any
 import pyrage
 import pytest
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _collect
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._backup_run import (
     _encryption,
     _warnings,
@@ -105,5 +105,8 @@ def test_a_backup_is_of_one_moment_and_a_check_of_now(tmp_path: Path, monkeypatc
         collector = _collect.Collector(api, scope, writer, "none", check)  # type: ignore[arg-type]
         facts = collector.run()
     moment, many = ("", 5000) if check else ("9", 500)
-    assert sorted(one for one in api.asked if one[0] != "Namespace") == [("Secret", moment, 500), ("VirtualService", moment, many)]
+    assert sorted(one for one in api.asked if one[0] != "Namespace") == [
+        ("Secret", moment, 500),
+        ("VirtualService", moment, many),
+    ]
     assert facts["lists"][0]["saved"] == 1 and facts["lists"][0]["resource_version"] == "9"

@@ -22,7 +22,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb 
 options = {"region": "cn-hangzhou", "access_key_id": "x", "access_key_secret": "y"}
 Clb(options), Asm(options)
 assert not [name for name in sys.modules if name.split(".")[0] == "aiohttp"], "the SDK has imported it"
-assert not [name for name in sys.modules if ".models." in name and name.startswith(("alibabacloud_slb", "alibabacloud_servicemesh"))]
+products = ("alibabacloud_slb", "alibabacloud_servicemesh")
+assert not [name for name in sys.modules if ".models." in name and name.startswith(products)]
 from alibabacloud_slb20140515.models import DescribeLoadBalancersRequest as Request
 from alibabacloud_slb20140515 import client
 assert client.main_models.DescribeLoadBalancersRequest is Request, "who names a class gets the real one"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,7 +74,7 @@ def test_the_rest_of_a_sample_is_spread_over_the_namespaces() -> None:
 
 
 class Target:
-    """An API server that refuses what ``refuses`` says, drops the field ``unknown`` and adds ``defaults``; it counts questions."""
+    """An API server that refuses what ``refuses`` says, drops the field ``unknown`` and adds ``defaults``; it notes questions."""
 
     name = "target"
 
@@ -110,9 +110,11 @@ OPTIONS: Object = {
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., tuple[Outcome, Target]]]:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[Outcome, Target]]:
     def call(source: list[Object], there: list[Object], target: Target, check: bool = True, **options: Any) -> Outcome:
-        seen = _config_run.Observed(source, {key_of(one): one for one in there}, dict(SERVED), {f"n{i}" for i in range(9)} | {"a"})
+        seen = _config_run.Observed(
+            source, {key_of(one): one for one in there}, dict(SERVED), {f"n{i}" for i in range(9)} | {"a"}
+        )
         chosen = {**OPTIONS, **options}
         session = SimpleNamespace(options=chosen, source=None, target=target, journal=Journal(str(tmp_path), "shop"), clb=None)
         monkeypatch.setattr(_config_run, "open_session", lambda _params, _check: session)
@@ -121,7 +123,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..
         monkeypatch.setattr(_config_run, "credentials", lambda *_more: [])
         return _config_run.run_module(chosen, check)
 
-    yield lambda *words, **more: (call(*words, **more), words[2])
+    return lambda *words, **more: (call(*words, **more), words[2])
 
 
 def test_few_objects_are_all_asked_about_in_check_mode(run: Any) -> None:
@@ -132,7 +134,7 @@ def test_few_objects_are_all_asked_about_in_check_mode(run: Any) -> None:
 
 
 def test_of_many_objects_a_sample_is_asked_about_and_that_is_said(run: Any) -> None:
-    many = routes(3000) + [obj("DestinationRule", "only")]
+    many = [*routes(3000), obj("DestinationRule", "only")]
     outcome, target = run(many, [], Target())
     assert len(target.asked) == _config_run.SAMPLE
     assert outcome.result["rehearsal"] == {"asked": 200, "of": 3001, "complete": False}
