@@ -33,11 +33,16 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _config_read, _snapshot
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import ConfigPlan, plan_present, select
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import Observed
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_run import istio_gateway_kind, observe
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_run import observe
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._proof import health_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._reuse_run import ccm_version, events_of, twins_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import HPA, ISTIO_GATEWAY_GROUP, PDB
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import (
+    HPA,
+    ISTIO_GATEWAY_GROUP,
+    PDB,
+    istio_gateway_kind,
+)
 
 Object = dict[str, t.Any]
 Right = tuple[str, str, Kind, str]  # side, verb, kind, namespace

@@ -17,11 +17,10 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _config_read, _snapshot
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import closure
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_run import istio_gateway_kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import key_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import balancer_id, pairs_of, read_balancer
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._session import Session, open_session
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import read_gateway
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import istio_gateway_kind, read_gateway
 
 Object = dict[str, t.Any]
 SERVICE_ACCOUNT = kind_of("v1", "ServiceAccount")
