@@ -80,7 +80,7 @@ class Pair:
     def fill(self, bench: Bench, size: int) -> Used:
         return bench.python(RAW, "create", str(bench.kubeconfig), str(bench.lines(objects(size))))
 
-    def config(self, check: bool) -> tuple[Used, dict[str, Any]]:
+    def config(self, check: bool, rehearse: str = "sample") -> tuple[Used, dict[str, Any]]:
         options = {
             "source": {"kubeconfig": str(self.source.kubeconfig)},
             "target": {"kubeconfig": str(self.target.kubeconfig)},
@@ -88,6 +88,7 @@ class Pair:
             "alibaba": {},
             "migration": "bench",
             "state_dir": str(self.source.folder / "state"),
+            "rehearse": rehearse,
             "check": check,
         }
         out = self.source.folder / "answer.json"
@@ -115,8 +116,11 @@ def p7(lab: Lab, say: Say) -> list[Figure]:
             pair.clear()
             pair.fill(pair.source, size)
             new = [pair.config(True) for _turn in range(2)]
-            if any(answer["counts"]["only_in_source"] != size + 1 for _used, answer in new):
+            every = [pair.config(True, "all")]
+            if any(answer["counts"]["only_in_source"] != size + 1 for _used, answer in (*new, *every)):
                 raise LabError(f"P7: not all of {size + 1} objects are to be created: {new[0][1]['counts']}")
+            if not all(answer["rehearsal"]["complete"] for _used, answer in every):
+                raise LabError(f"P7: not all objects were asked about: {every[0][1]['rehearsal']}")
             pair.fill(pair.target, size)
             meta = {"spec": {"selector": {"istio": "gw-asm"}}}  # as the copy has it
             path = "/apis/networking.istio.io/v1/namespaces/istio-system/gateways/public"
@@ -124,7 +128,7 @@ def p7(lab: Lab, say: Say) -> list[Figure]:
             there = [pair.config(True) for _turn in range(2)]
             if any(answer["counts"]["same"] != size + 1 or answer["changed"] for _used, answer in there):
                 raise LabError(f"P7: not all of {size + 1} objects are the same: {there[0][1]['counts']}")
-            for what, turns in (("all only in the source", new), ("all the same", there)):
+            for what, turns in (("all only in the source", new), ("all of them asked about", every), ("all the same", there)):
                 used = min((used for used, _answer in turns), key=lambda used: used.wall)
                 say(f"P7: {size} objects, {what}: {used}")
                 figures.append(figure_of(size, f"mesh_config --check of {size:,} objects, {what}", used.wall))

@@ -113,7 +113,7 @@ proofs:
       trouble: ""
       not_comparable: ""
 unasked:
-  description: What could not be asked, and why, one line each.
+  description: What could not be asked, and why, one line each. Empty in check mode while the target gateway has no ready pods.
   returned: success
   type: list
   elements: str

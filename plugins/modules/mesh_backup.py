@@ -32,7 +32,8 @@ attributes:
   check_mode:
     support: full
     details:
-      - Everything is read and counted, and nothing is written.
+      - Everything is read and counted, and nothing is written. Each kind is read as it is at that moment, not all kinds as they
+        were at one.
   diff_mode:
     support: full
   idempotent:

@@ -21,10 +21,10 @@ description:
   - Each object is compared by its meaning. It is only in the source, or the same, or different, or only in the target. What the
     target has otherwise is a conflict. It is listed with its differences, and never overwritten unless O(on_conflict=update).
     What only the target has is listed and left alone.
-  - The target checks every write before the first one is done (server-side dry run). What it does not take is listed in
-    RV(items), each with the reason. These are kinds that it does not serve, fields that it would drop, objects that its
-    API server or its webhooks refuse, and EnvoyFilters for other versions of the proxy. Nothing is written then, unless
-    O(on_refused=skip).
+  - The target checks every write before the first one is done (server-side dry run; in check mode see O(rehearse)). What it does
+    not take is listed in RV(items), each with the reason. These are kinds that it does not serve, fields that it would drop,
+    objects that its API server or its webhooks refuse, and EnvoyFilters for other versions of the proxy. Nothing is written then,
+    unless O(on_refused=skip).
   - Objects are written in the order of their dependencies, several at the same time.
   - What was written is marked with the label C(servicemesh.migration/managed-by) and a hash of its content.
   - Secrets are not copied. Those that the Gateways serve TLS with are listed in RV(secrets).
@@ -128,6 +128,19 @@ options:
       - Whether namespaces that the target does not have are created.
     type: bool
     default: true
+  rehearse:
+    description:
+      - About how many objects the target is asked in check mode, by server-side dry runs. A run that writes asks about every
+        object before its first write, whatever this says.
+      - V(sample) asks about all objects when there are no more than 200. Of more, it asks about 200 that together have each kind,
+        each namespace and each field that is used, about everything that would overwrite an object of the target, and about all
+        objects of a kind of which the target does not take one. RV(rehearsal) and a warning say how many those were. Whether the
+        target takes the others is not known then.
+      - V(all) asks about every object.
+      - With O(state=absent) all that is put back is asked about.
+    type: str
+    choices: [all, sample]
+    default: sample
 seealso:
   - module: servicemesh.migration.asm_gateway
 """
@@ -159,6 +172,7 @@ EXAMPLES = r"""
       - target_gateway: ingressgateway-asm
     scope: all
     label_selector: team in (shop, checkout)
+    rehearse: all
   check_mode: true
   register: compared
 
@@ -250,6 +264,27 @@ items:
       description: Paths that differ, as C(path, present value, wanted value); at most 20.
       type: list
       elements: str
+      returned: always
+    asked:
+      description: Whether the target was asked about this write. A V(create) that it was not asked about may be refused later.
+      type: bool
+      returned: always
+rehearsal:
+  description: About how many of the writes the target was asked, by server-side dry runs.
+  returned: when the objects could be read
+  type: dict
+  contains:
+    asked:
+      description: About so many it was asked.
+      type: int
+      returned: always
+    of:
+      description: So many are created, updated or put back, or were refused.
+      type: int
+      returned: always
+    complete:
+      description: Whether it was asked about all of them. Always so when something is written.
+      type: bool
       returned: always
 counts:
   description: How many objects are V(only_in_source), V(same), V(differs), V(only_in_target); empty with O(state=absent).

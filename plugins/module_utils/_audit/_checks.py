@@ -282,7 +282,7 @@ def quota(facts: Facts) -> Found:
 
 
 def config(facts: Facts) -> Found:
-    """What mesh_config would refuse; the target's own check of each object comes later, when it is written."""
+    """What mesh_config would refuse. The target's own check of each object is asked for by the role, with mesh_config itself."""
     for item in facts.need("config").items:
         if item.action == "conflict":
             hint = "; ".join(item.differences[:3])

@@ -30,14 +30,19 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds 
     kind_of,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _config_run, _snapshot
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _config_read, _snapshot
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import ConfigPlan, plan_present, select
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import Observed
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_run import istio_gateway_kind, observe
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_run import observe
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import KINDS
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._proof import health_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._reuse_run import ccm_version, events_of, twins_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import HPA, ISTIO_GATEWAY_GROUP, PDB
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import (
+    HPA,
+    ISTIO_GATEWAY_GROUP,
+    PDB,
+    istio_gateway_kind,
+)
 
 Object = dict[str, t.Any]
 Right = tuple[str, str, Kind, str]  # side, verb, kind, namespace
@@ -194,9 +199,9 @@ def _workloads(facts: Facts, source: Cluster) -> None:
 
 def _config(facts: Facts, source: Cluster, target: Cluster, journal: Journal) -> None:
     gateways = facts.options["gateways"]
-    seen = _config_run.observe(source, target)
+    seen = _config_read.observe(source, target)
     scope = "all" if facts.options.get("workloads") else "gateway"
-    selected = select(seen.source, _config_run.workloads(source, gateways, journal, {}), scope=scope)
+    selected = select(seen.source, _config_read.workloads(source, gateways, journal, {}), scope=scope)
     facts.config = plan_present(
         selected,
         seen.target,
@@ -205,4 +210,4 @@ def _config(facts: Facts, source: Cluster, target: Cluster, journal: Journal) ->
         target_namespaces=seen.namespaces,
         bodies=False,
     )
-    facts.secrets = _config_run.credentials(source, selected, gateways)
+    facts.secrets = _config_read.credentials(source, selected, gateways)

@@ -103,7 +103,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     half = None if check_mode else folder / f"{params['name']}.{os.getpid()}{SUFFIX}"
     made = Plan()
     with Writer(half, seal) as writer:
-        collector = Collector(cluster, _scope(params), writer, params["encrypt"] if seal else "none")
+        collector = Collector(cluster, _scope(params), writer, params["encrypt"] if seal else "none", check_mode)
         facts = {**collector.run(), "encryption": encryption}
         alike = {"cluster": facts["cluster"], "scope": facts["scope"], "encrypt": facts["encrypt"], "encryption": encryption}
         digest = writer.content_sha256

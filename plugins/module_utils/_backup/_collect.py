@@ -7,6 +7,8 @@
 
 All kinds are read at one resourceVersion (``resourceVersionMatch=Exact``), so a VirtualService and the Service it names are of
 the same moment. The next page is on its way while this one is written, and each kind is watched since its first page.
+
+A check, which keeps nothing, reads each kind as it is now: an API server has that in memory, and reads the past from etcd.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._arc
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._scope import Part
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import PAGE, Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import LARGE_PAGE, PAGE, Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._watch import Watch
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import GROUPS
 
 _AHEAD = 2
 _LARGE = 16 << 20  # bytes of a page of objects; the next ones are asked for in smaller pieces
@@ -69,14 +72,15 @@ def _name(kind: Kind) -> str:
 
 
 class Pages:
-    """The pages of one kind, the next one always asked for ahead. Nothing of it is kept."""
+    """The pages of one kind, the next one always asked for ahead. Nothing of it is kept. ``at``: empty for the present."""
 
     def __init__(
         self, pool: concurrent.futures.Executor, cluster: Cluster, kind: Kind, namespaces: t.Sequence[str], at: str
     ) -> None:
         self._pool, self._cluster, self._kind, self._at = pool, cluster, kind, at
         self._places = collections.deque(sorted(namespaces) if kind.namespaced and namespaces else [""])
-        self._limit = PAGE
+        # Of the past all pages are read from etcd, of the present all but the first; but a Secret may hold a megabyte.
+        self._limit = LARGE_PAGE if not at and kind.group in GROUPS else PAGE
         self.version = at
         self.told: int | None = None  # how many there are, by the API server's own count
         self._place = self._places.popleft()
@@ -114,10 +118,10 @@ class Pages:
 
 
 class Collector:
-    """One backup. ``encrypt``: ``none`` (no key), ``secrets`` or ``all``."""
+    """One backup. ``encrypt``: ``none`` (no key), ``secrets`` or ``all``. ``check``: nothing of it is kept."""
 
-    def __init__(self, cluster: Cluster, scope: Scope, writer: Writer, encrypt: str) -> None:
-        self.cluster, self.scope, self.writer, self.encrypt = cluster, scope, writer, encrypt
+    def __init__(self, cluster: Cluster, scope: Scope, writer: Writer, encrypt: str, check: bool = False) -> None:
+        self.cluster, self.scope, self.writer, self.encrypt, self.check = cluster, scope, writer, encrypt, check
         self.references = _scope.References()
         self.lists: list[Object] = []
         self.exposed: list[str] = []
@@ -150,7 +154,7 @@ class Collector:
             while waiting or running:
                 while waiting and len(running) < _AHEAD:
                     part = waiting.popleft()
-                    running.append((part, Pages(pool, cluster, part.kind, self.scope.namespaces, at)))
+                    running.append((part, Pages(pool, cluster, part.kind, self.scope.namespaces, "" if self.check else at)))
                 self._kind(*running.popleft())
         self._namespaces(at)
         changed = self._definitions(at)

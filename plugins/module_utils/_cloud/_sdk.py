@@ -12,9 +12,9 @@ that this version of the SDK has no attribute for.
 
 from __future__ import annotations
 
-import importlib
 import typing as t
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._later import imported
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 
@@ -56,7 +56,7 @@ class Api:
         self._attempts = int(options.get("attempts") or 8)
         self.until: float | None = None  # a time.monotonic() after which no call is repeated
         try:
-            client = importlib.import_module(f"{self.PACKAGE}.client").Client
+            client = imported(f"{self.PACKAGE}.client", "aiohttp", f"{self.PACKAGE}.models").Client
             from alibabacloud_tea_openapi import utils_models  # pylint: disable=import-outside-toplevel
             from darabonba.runtime import RuntimeOptions  # pylint: disable=import-outside-toplevel
         except ImportError as error:

@@ -66,9 +66,10 @@ class Item:
         ``conflict`` (the target has it otherwise, and nobody said that it may be overwritten); ``refused`` (the target does not
         take it); ``extra`` (only the target has it).
     :arg comparison: ``only_in_source``, ``same``, ``differs``, ``only_in_target``; empty where nothing is compared.
-    :arg body: what is written, for writes.
+    :arg wanted: what the source has, for writes; ``body``: what is written, with our marks (see ``fill``).
     :arg present: what the target has now.
     :arg overwrites: the present object was not written by this migration, or was changed since: a copy is kept before the write.
+    :arg asked: the target was asked about this write (server-side dry run).
     """
 
     kind: str
@@ -81,6 +82,8 @@ class Item:
     present: Object | None = None
     overwrites: bool = False
     comparison: str = ""
+    wanted: Object | None = None
+    asked: bool = False
 
     @property
     def key(self) -> str:
@@ -104,6 +107,7 @@ class Item:
             "reason": self.reason,
             "differences": self.differences,
             "comparison": self.comparison,
+            "asked": self.asked,
         }
 
 
@@ -123,6 +127,17 @@ class ConfigPlan:
 
     def of(self, action: str) -> list[Item]:
         return [item for item in self.items if item.action == action]
+
+    @property
+    def is_told_whole(self) -> bool:
+        """Whether the plan shows whole objects, as long as they are few."""
+        return len(self.of("create")) <= NAMED and len(self.writes) <= 2 * NAMED
+
+    def rehearsal(self) -> dict[str, t.Any]:
+        """About how many of the writes the target was asked, for RV(rehearsal). A deletion needs no question."""
+        asked = sum(1 for item in self.items if item.asked)
+        left = sum(1 for item in self.writes if item.action != "delete" and not item.asked)
+        return {"asked": asked, "of": asked + left, "complete": not left}
 
     def as_plan(self) -> Plan:
         """As the Plan that check mode, diff and ``changed`` come from."""
@@ -147,11 +162,11 @@ class ConfigPlan:
 
     def _tell_writes(self, made: Plan) -> None:
         """Whole objects while they are few. Of many, creates are counted, and of updates there is what differs."""
-        creates = Creates()
-        for item in self.of("create"):
-            creates.add(f"{item.namespace}/{item.kind}/{item.name}")
-        few = creates.few and len(self.writes) <= 2 * NAMED
+        few = self.is_told_whole
         if not few:
+            creates = Creates()
+            for item in self.of("create"):
+                creates.add(f"{item.namespace}/{item.kind}/{item.name}")
             creates.tell(made, "as in the source", "the target does not have them")
         for item in self.writes:
             if few:
@@ -276,7 +291,7 @@ def plan_present(
     """Only in the source, the same, different; what is only in the target is told by ``only_in_target``.
 
     ``present``: key -> object of the target; ``kinds``: kind -> how the target serves it; ``target_version``: of its proxies;
-    ``bodies`` False: nothing will be written, so creates need no body.
+    ``bodies`` False: creates get their body later, or nothing will be written.
     """
     made = ConfigPlan([])
     for chosen in selected:
@@ -305,13 +320,21 @@ def plan_present(
         elif item.namespace and item.namespace not in target_namespaces and not create_namespaces:
             item.action, item.reason = "refused", f"the target has no namespace {item.namespace}"
         else:
+            item.wanted = obj
             if bodies or state != CREATE:
-                item.body = marked(obj, served, migration)
+                fill([item], kinds, migration)
             if state != CREATE:
                 _compare(item, migration, on_conflict)
             elif item.namespace and item.namespace not in {*target_namespaces, *made.namespaces}:
                 made.namespaces.append(item.namespace)
     return made
+
+
+def fill(items: t.Iterable[Item], kinds: t.Mapping[str, Kind | None], migration: str) -> None:
+    """Give the items that lack it what is written: a hash of each object, so it is not done for those that nobody looks at."""
+    for item in items:
+        if item.body is None and item.wanted is not None:
+            item.body = marked(item.wanted, t.cast(Kind, kinds[item.kind]), migration)
 
 
 def _compare(item: Item, migration: str, on_conflict: str) -> None:

@@ -3,31 +3,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 # Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
-"""observe, apply and verify of mesh_config; the thought is in _config.py and _closure.py, the writing in _writer.py."""
+"""apply and verify of mesh_config. _config_read.py observes, the thought is in _config.py and _closure.py, _writer.py writes."""
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError, few
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Change, Plan
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, flow, values
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import flow, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import LARGE_PAGE, Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE, Kind, kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _snapshot, _writer
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import Selected, Workload, credentials_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import (
     ConfigPlan,
     Filters,
     Item,
+    fill,
     holds,
     only_in_target,
     plan_absent,
     plan_present,
     select,
+)
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_read import (
+    Observed,
+    credentials,
+    observe,
+    read_side,
+    workloads,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal, enforce
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import (
@@ -35,7 +41,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio
     KINDS,
     MANAGED_BY,
     key_of,
-    kinds_at,
     portable,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import digest, fingerprint
@@ -47,14 +52,19 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._names
     wait_gone,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import observe_pair, pairs_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import TERMINATING, mark_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._proof import live_ports
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sample import sample
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._session import Session, open_session
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import read_gateway, template_labels
 
 Object = dict[str, t.Any]
-SECRET = kind_of("v1", "Secret")
+_UNASKED = (
+    "The target was asked about {asked} of {of} objects, some of each kind in each namespace: whether it takes the others is not "
+    "known yet. A run asks about every object before its first write, and so do this check with rehearse=all and the phase "
+    "preflight of the role ack_to_asm (a run of it, which only reads)."
+)
 WORKERS = 16
+# In check mode the target is asked about so many creates, and about all when there are no more; see docs/config.md.
+SAMPLE, SAMPLE_LEAST = 200, 50
 _KEPT = 800_000
 
 
@@ -72,22 +82,8 @@ def config_spec() -> Object:
         "on_conflict": {"type": "str", "choices": ["fail", "skip", "update"], "default": "fail"},
         "on_refused": {"type": "str", "choices": ["fail", "skip"], "default": "fail"},
         "create_namespaces": {"type": "bool", "default": True},
+        "rehearse": {"type": "str", "choices": ["all", "sample"], "default": "sample"},
     }
-
-
-@dataclasses.dataclass
-class Observed:
-    """:arg source: objects of all kinds. :arg target: key -> object. :arg kinds: kind -> how the target serves it.
-    :arg namespaces: of the target. :arg leaving: those that are being deleted; nothing can be written there any more.
-    :arg going: objects that are being deleted in the source.
-    """
-
-    source: list[Object]
-    target: dict[str, Object]
-    kinds: dict[str, Kind | None]
-    namespaces: set[str]
-    leaving: set[str] = dataclasses.field(default_factory=set)
-    going: list[Object] = dataclasses.field(default_factory=list)
 
 
 def filters_of(options: t.Mapping[str, t.Any]) -> Filters:
@@ -101,82 +97,50 @@ def original_key(item_key: str) -> str:
     return f"target/{namespace}/{kind}/{name}/object"
 
 
-def read_side(
-    side: Cluster, kinds: t.Collection[str] = (), label_selector: str = ""
-) -> tuple[list[Object], dict[str, Kind | None]]:
-    """All objects of the kinds (default: all kinds of Istio's groups that are served), the kinds at the same time, and how
-    this API server serves each; None when it does not."""
-    there = kinds_at(side)
-    served = {name: there.get(name) for name in (kinds or {**KINDS, **there})}
-
-    def read(kind: Kind | None) -> list[Object]:
-        found = list(side.list_all(kind, label_selector=label_selector, limit=LARGE_PAGE)) if kind else []
-        for obj in found:
-            obj["metadata"].pop("managedFields", None)  # half of what an object takes, and never looked at
-        return found
-
-    lists = values(each(list(served.values()), read))
-    return [obj for objects in lists for obj in objects], served
-
-
-def observe(source: Cluster, target: Cluster, kinds: t.Collection[str] = ()) -> Observed:
-    """Read the kinds (default: all) on both sides at the same time."""
-    first, second = values(each((source, target), lambda side: read_side(side, kinds)))
-    found = Observed([], {}, second[1], set())
-    for obj in first[0]:
-        (found.going if mark_of(obj) == TERMINATING else found.source).append(obj)
-    for item in target.list_all(NAMESPACE):
-        place = found.leaving if item["metadata"].get("deletionTimestamp") else found.namespaces
-        place.add(item["metadata"]["name"])
-    # What is in a namespace that is being deleted goes with it.
-    found.target = {key_of(obj): obj for obj in second[0] if obj["metadata"].get("namespace") not in found.leaving}
-    return found
-
-
-def workloads(
-    source: Cluster, gateways: t.Sequence[Object], journal: Journal, target_selector: t.Mapping[str, str]
-) -> list[Workload]:
-    """The source gateways' pods. A gateway that is retired already is known from the copy that was kept of it."""
-
-    def one(gateway: Object) -> Workload:
-        namespace, name = gateway["namespace"], gateway["source_service"]
-        labels = template_labels(read_gateway(source, namespace, name).deployment)
-        if not labels:
-            prefix = _snapshot.retired_prefix(namespace, name)
-            for key in journal.originals(f"{prefix}Deployment/"):
-                labels = template_labels(_snapshot.kept(journal, key))
-        if not labels:
-            raise MigrationError(
-                "The source gateway's pods are not known",
-                where=f"source/{namespace}/Service/{name}",
-                why="there is no such Service with a Deployment behind it, and no copy of one",
-                todo="check gateways[].namespace and gateways[].source_service",
-            )
-        return Workload(namespace, labels, target_selector or {"istio": gateway["target_gateway"]})
-
-    return values(each(gateways, one))
-
-
-def credentials(source: Cluster, selected: t.Sequence[Selected], gateways: t.Sequence[Object]) -> list[Object]:
-    """The Secrets that the Gateways serve TLS with: gateways read them in their own namespace, and are in the same one."""
-    names = sorted({name for item in selected if item.obj["kind"] == "Gateway" for name in credentials_of(item.obj)})
-    places = sorted({gateway["namespace"] for gateway in gateways})
-    wanted = [(namespace, name) for namespace in places for name in names if "://" not in name]
-
-    def one(pair: tuple[str, str]) -> Object:
-        return {"namespace": pair[0], "name": pair[1], "exists": source.exists(SECRET, pair[1], pair[0])}
-
-    return values(each(wanted, one))
-
-
-def rehearse(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | None], stand_in: str) -> None:
+def rehearse(
+    target: Cluster,
+    made: ConfigPlan,
+    kinds: t.Mapping[str, Kind | None],
+    stand_in: str,
+    *,
+    migration: str,
+    most: int | None = None,
+) -> None:
     """Ask the target to check every write (server-side dry run); what it does not take becomes ``refused``.
 
-    An object in a namespace that is not there yet is checked in the namespace ``stand_in``, by another name.
+    An object in a namespace that is not there yet is checked in the namespace ``stand_in``, by another name. ``most``: only
+    about so many creates, but about all of a kind of which one was not taken. What would change an object is always asked: only
+    the target knows whether its own defaults are all that differs.
     """
+    writes = [item for item in made.writes if item.action != "delete"]
+    first = writes if most is None else _chosen(writes, most)
+    _ask(target, made, first, kinds, stand_in, migration)
+    strange = {item.kind for item in first if item.action == "refused"}
+    _ask(target, made, [item for item in writes if item.kind in strange and not item.asked], kinds, stand_in, migration)
+    needed = {item.namespace for item in made.of("create")}
+    made.namespaces = [name for name in made.namespaces if name in needed]
+
+
+def _chosen(writes: t.Sequence[Item], most: int) -> list[Item]:
+    creates = [item for item in writes if item.action == "create"]
+    least = max(SAMPLE_LEAST, most - len(writes) + len(creates))
+    places = sample([(item.kind, item.namespace, _writer.payload(item.wanted or {})) for item in creates], least)
+    return [*(item for item in writes if item.action != "create"), *(creates[place] for place in places)]
+
+
+def _ask(
+    target: Cluster,
+    made: ConfigPlan,
+    items: t.Sequence[Item],
+    kinds: t.Mapping[str, Kind | None],
+    stand_in: str,
+    migration: str,
+) -> None:
+    fill(items, kinds, migration)
 
     def one(item: Item) -> None:
         body, present = t.cast(Object, item.body), None if item.action == "create" else item.present
+        item.asked = True
         try:
             stored, dropped = _writer.rehearse(target, t.cast(Kind, kinds[item.kind]), body, present, made.namespaces, stand_in)
         except MigrationError as error:
@@ -189,10 +153,8 @@ def rehearse(target: Cluster, made: ConfigPlan, kinds: t.Mapping[str, Kind | Non
         elif item.action != "restore" and _writer.changed(body, stored):
             body["metadata"]["annotations"][CONTENT] = digest(stored)  # the target's defaults are part of what we wrote
 
-    for answer in flow([item for item in made.writes if item.action != "delete"], one, WORKERS):
+    for answer in flow(items, one, WORKERS):
         values([answer])
-    needed = {item.namespace for item in made.of("create")}
-    made.namespaces = [name for name in made.namespaces if name in needed]
 
 
 def apply(target: Cluster, made: ConfigPlan, journal: Journal, kinds: t.Mapping[str, Kind | None], migration: str) -> list[str]:
@@ -341,7 +303,7 @@ def _no_room(made: ConfigPlan, journal: Journal) -> MigrationError | None:
     )
 
 
-def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
+def _present(session: Session, check_mode: bool) -> tuple[ConfigPlan, Observed, Object]:
     options = session.options
     scope, filters = options["scope"], filters_of(options)
     seen = observe(session.source, session.target, options["kinds"] if scope == "all" else ())
@@ -356,11 +318,15 @@ def _present(session: Session) -> tuple[ConfigPlan, Observed, Object]:
         target_namespaces=seen.namespaces,
         create_namespaces=options["create_namespaces"],
         target_version=options["target_version"] or "",
+        bodies=False,
     )
     made.notes += [f"not copied: {key_of(obj)}: the source is deleting it" for obj in seen.going if filters.lets_through(obj)]
     stand_in = options["gateways"][0]["namespace"]
     place = stand_in if stand_in in seen.namespaces else "default"
-    rehearse(session.target, made, seen.kinds, place)
+    sampled = check_mode and options["rehearse"] == "sample"
+    rehearse(session.target, made, seen.kinds, place, migration=options["migration"], most=SAMPLE if sampled else None)
+    if made.is_told_whole:
+        fill(made.writes, seen.kinds, options["migration"])
     known = [*seen.source, *seen.going]
     made.items += only_in_target(known, seen.target, pods, scope=scope, filters=filters, migration=options["migration"])
     secrets = credentials(session.source, selected, options["gateways"])
@@ -380,7 +346,7 @@ def _absent(session: Session) -> tuple[ConfigPlan, Observed, Object]:
     filters = Filters(namespaces=options["namespaces"], names=options["names"])
     made.items = [item for item in made.items if filters.lets_through(t.cast(Object, item.present))]
     seen.leaving = _empty_namespaces(session, made)
-    rehearse(session.target, made, seen.kinds, "")
+    rehearse(session.target, made, seen.kinds, "", migration=options["migration"])
     return made, seen, {"secrets": [], "counts": {}}
 
 
@@ -410,7 +376,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     session = open_session(params, check_mode)
     warnings: list[str] = []
     if params["state"] == "present":
-        made, seen, result = _present(session)
+        made, seen, result = _present(session, check_mode)
     else:
         warnings += enforce(in_use(session), check_mode)
         made, seen, result = _absent(session)
@@ -418,7 +384,10 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     lost = [f"{item['namespace']}/{item['name']}" for item in result["secrets"] if not item["exists"]]
     if lost:
         warnings.append(f"Secrets that the Gateways serve TLS with are not there: {', '.join(lost)}")
-    result.update(items=[item.as_dict() for item in made.items], namespaces=made.namespaces)
+    rehearsal = made.rehearsal()
+    if not rehearsal["complete"]:
+        warnings.append(_UNASKED.format(**rehearsal))
+    result.update(items=[item.as_dict() for item in made.items], namespaces=made.namespaces, rehearsal=rehearsal)
     outcome = Outcome(plan, result, warnings)
     left = made.of("refused") if params["on_refused"] == "skip" else []
     if left:
@@ -440,4 +409,5 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     except MigrationError as error:
         outcome.failed = error
     session.journal.sync()
+    outcome.warnings += session.journal.withheld
     return outcome

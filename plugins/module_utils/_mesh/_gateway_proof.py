@@ -21,7 +21,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._forward import forwarded
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._ccm import annotations_of, ports_of, weight_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_run import read_side
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_read import read_side
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import selector_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import GatewayPair, pairs_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._questions import (
@@ -56,11 +56,20 @@ class Observed:
     unasked: list[str]
 
 
-def observe(
-    source: Cluster, pair: GatewayPair, mesh: tuple[list[Object], list[Object]], more: t.Sequence[Question], limit: int
-) -> Observed:
-    """Read both gateways. :arg mesh: all Gateways and all VirtualServices of the source. :arg more: asked too."""
+def observe(source: Cluster, pair: GatewayPair) -> Observed:
+    """Read both gateways."""
     first, made = values(each(("source", "target"), lambda side: read_gateway(source, pair.namespace, pair.service(side))))
+    return Observed(pair, first, made, [], [])
+
+
+def with_questions(
+    seen: Observed, source: Cluster, mesh: tuple[list[Object], list[Object]], more: t.Sequence[Question], limit: int
+) -> Observed:
+    """The same gateways with what to ask them. :arg mesh: all Gateways and VirtualServices of the source. :arg more: asked too.
+
+    Raises InputError.
+    """
+    pair, first, made = seen.pair, seen.source, seen.target
     ports = {int(port["port"]) for port in ports_of(first.service or made.service or {})}
     labels = template_labels(first.deployment)
     mine = [item for item in mesh[0] if not selector_of(item) or chooses(selector_of(item), labels)] if labels else []
@@ -193,9 +202,13 @@ def gateway_proof(params: dict[str, t.Any], check_mode: bool) -> Outcome:
     more = [Question(**{key: value for key, value in item.items() if value is not None}) for item in params["requests"]]
     source = Cluster("source", params["source"])
     source.guard()
-    objects, _served = read_side(source, ("Gateway", "VirtualService"))
-    mesh = tuple([item for item in objects if item["kind"] == kind] for kind in ("Gateway", "VirtualService"))
-    seen = values(each(pairs, lambda pair: observe(source, pair, t.cast(t.Any, mesh), more, params["max_questions"])))
+    found = values(each(pairs, lambda pair: observe(source, pair)))
+    # A check before there is anybody to ask has no use for thousands of routes.
+    needed = not check_mode or any(_pods(item, "target") for item in found)
+    objects = read_side(source, ("Gateway", "VirtualService"))[0] if needed else []
+    gates = [item for item in objects if item["kind"] == "Gateway"]
+    routes = [item for item in objects if item["kind"] == "VirtualService"]
+    seen = [with_questions(item, source, (gates, routes), more, params["max_questions"]) for item in found]
     unasked = [line for item in seen for line in item.unasked]
     proofs: list[Object] = []
     outcome = Outcome(result={"proofs": proofs, "unasked": unasked, "seconds": 0.0})

@@ -18,7 +18,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import wait_until
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, SERVICE, Kind, served_as
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, SERVICE, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm, _proof
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import (
     GatewayPlan,
@@ -33,17 +33,12 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import PairView, observe_pair, pairs_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._session import Session, open_session
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import (
-    ISTIO_GATEWAY_GROUP,
+    istio_gateway_kind,
     read_gateway,
     rollout_trouble,
 )
 
 Object = dict[str, t.Any]
-
-
-def istio_gateway_kind(target: Cluster) -> Kind | None:
-    """IstioGateway in v1beta1, the version of ASM's documentation, which every ASM serves; else in the server's first."""
-    return served_as(target.served(ISTIO_GATEWAY_GROUP), ISTIO_GATEWAY_GROUP, "IstioGateway", "v1beta1")
 
 
 def observe(source: Cluster, target: Cluster, clb: Clb, gateway: Object, kind: Kind | None) -> Observed:

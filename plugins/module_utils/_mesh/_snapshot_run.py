@@ -15,13 +15,12 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _config_run, _snapshot
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _config_read, _snapshot
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closure import closure
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_run import istio_gateway_kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import key_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import balancer_id, pairs_of, read_balancer
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._session import Session, open_session
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import read_gateway
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import istio_gateway_kind, read_gateway
 
 Object = dict[str, t.Any]
 SERVICE_ACCOUNT = kind_of("v1", "ServiceAccount")
@@ -42,14 +41,14 @@ def observe(session: Session) -> Object:
     for objects, balancers in values(each(gateways, lambda gateway: _gateway(session, gateway))):
         content["objects"].update(objects)
         content["clb"].update(balancers)
-    seen = _config_run.observe(session.source, session.target)
-    workloads = _config_run.workloads(session.source, gateways, session.journal, {})
+    seen = _config_read.observe(session.source, session.target)
+    workloads = _config_read.workloads(session.source, gateways, session.journal, {})
     selected = closure(seen.source, workloads)
     for item in selected:
         _add(content["objects"], "source", item.obj)
         if item.key in seen.target:
             _add(content["objects"], "target", seen.target[item.key])
-    content["secrets"] = _config_run.credentials(session.source, selected, gateways)
+    content["secrets"] = _config_read.credentials(session.source, selected, gateways)
     return content
 
 

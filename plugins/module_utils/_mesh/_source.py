@@ -13,7 +13,14 @@ import typing as t
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, POD, SERVICE, kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import (
+    DEPLOYMENT,
+    POD,
+    SERVICE,
+    Kind,
+    kind_of,
+    served_as,
+)
 
 Object = dict[str, t.Any]
 
@@ -176,3 +183,8 @@ def pending(pod: Object) -> str:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return f"pod {pod['metadata']['name']} has no node: {condition.get('message') or condition.get('reason')}"
     return ""
+
+
+def istio_gateway_kind(target: Cluster) -> Kind | None:
+    """IstioGateway in v1beta1, the version of ASM's documentation, which every ASM serves; else in the server's first."""
+    return served_as(target.served(ISTIO_GATEWAY_GROUP), ISTIO_GATEWAY_GROUP, "IstioGateway", "v1beta1")

@@ -13,11 +13,13 @@ import fcntl
 import json
 import os
 import pathlib
+import signal
 import threading
 import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._interrupt import Interrupt
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import make_private
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 
@@ -210,3 +212,22 @@ def only_one(
             os.ftruncate(fd, 0)
     finally:
         os.close(fd)
+
+
+class Interrupted:
+    """A reason to end: a signal, or the ansible-playbook that started this is gone (then nobody reads the answer)."""
+
+    def __init__(self, flag: Interrupt, controller: str | None) -> None:
+        self._flag = flag
+        self._controller = controller
+        self._asked = 0.0
+
+    def __call__(self) -> str:
+        if self._flag:
+            number = self._flag.signal
+            return f"the signal {signal.Signals(number).name} came" if number else "a signal came"
+        if self._controller and time.monotonic() - self._asked >= 1.0:
+            self._asked = time.monotonic()
+            if not process_lives(self._controller):
+                return "the ansible-playbook that started this run is gone"
+        return ""

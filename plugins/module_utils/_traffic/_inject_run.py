@@ -44,6 +44,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     CONTROLLER_ENV,
     PAUSE,
     Control,
+    Interrupted,
     Order,
     Poller,
     nobody_elsewhere,
@@ -71,7 +72,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._in
     warnings_of,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import Progress
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import Interrupted
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import Todo
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._trust_gate import TrustGate

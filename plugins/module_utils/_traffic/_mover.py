@@ -26,7 +26,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import SERVICE, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._ccm import TOUCHED, WEIGHT
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._clb_view import backend_key, by_port, owned_by
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_run import istio_gateway_kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import (
     GatewayPair,
     PairView,
@@ -34,6 +33,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair 
     observe_pair,
     read_services,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import istio_gateway_kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._move_state import (
     SIDES,
     GatewayState,

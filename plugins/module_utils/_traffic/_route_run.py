@@ -26,6 +26,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._route
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._routes import SIDES, Ask, read_asks
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import (
     CONTROLLER_ENV,
+    Interrupted,
     nobody_elsewhere,
     only_one,
 )
@@ -40,7 +41,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._ro
     worst,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import (
-    Interrupted,
     holds_of,
     problem_of,
     read_stairs,

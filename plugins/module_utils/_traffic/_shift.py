@@ -11,13 +11,12 @@ import dataclasses
 import math
 import os
 import pathlib
-import signal
 import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb import Clb
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._interrupt import Interrupt, interruptible
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._interrupt import interruptible
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
@@ -30,11 +29,11 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     ANNOTATION,
     CONTROLLER_ENV,
     Control,
+    Interrupted,
     Order,
     Poller,
     nobody_elsewhere,
     only_one,
-    process_lives,
     read_order,
     strongest,
 )
@@ -93,9 +92,7 @@ def stairs_spec() -> dict[str, t.Any]:
 
 def read_stairs(params: t.Mapping[str, t.Any]) -> tuple[list[Step], list[Gate], Rules]:
     """The options of ``stairs_spec``, and the gates. Raises InputError."""
-    steps = read_steps(
-        params["steps"], hold=params["hold"], max_hold=params["max_hold"], allow_down=params["allow_down"]
-    )
+    steps = read_steps(params["steps"], hold=params["hold"], max_hold=params["max_hold"], allow_down=params["allow_down"])
     for name in ("baseline_timeout", "soak", "max_pause", "wait_timeout"):
         if not 0 <= params[name] < math.inf:
             raise InputError(f"{name} is {params[name]:g}", todo="give seconds, 0 or more")
@@ -280,25 +277,6 @@ def annotation_order(source: Cluster, pairs: t.Sequence[GatewayPair]) -> Order:
     return strongest(orders)
 
 
-class Interrupted:
-    """A reason to end: a signal, or the ansible-playbook that started this is gone (then nobody reads the answer)."""
-
-    def __init__(self, flag: Interrupt, controller: str | None) -> None:
-        self._flag = flag
-        self._controller = controller
-        self._asked = 0.0
-
-    def __call__(self) -> str:
-        if self._flag:
-            number = self._flag.signal
-            return f"the signal {signal.Signals(number).name} came" if number else "a signal came"
-        if self._controller and time.monotonic() - self._asked >= 1.0:
-            self._asked = time.monotonic()
-            if not process_lives(self._controller):
-                return "the ansible-playbook that started this run is gone"
-        return ""
-
-
 def apply(
     wanted: Wanted,
     mover: Mover,
@@ -466,9 +444,7 @@ def _prepare(
     present = observe(mover, journal, wanted.pairs)
     if rehearsal:
         present = Present([imagine(state) for state in present.states], present.holds)
-    todo = remaining(
-        wanted.steps, present.compare, present=present.low, known=present.known, allow_down=wanted.allow_down
-    )
+    todo = remaining(wanted.steps, present.compare, present=present.low, known=present.known, allow_down=wanted.allow_down)
     if todo:
         mover.plan(todo[0].step.share, [state for state in present.states if not isinstance(state, Imagined)])
     return present, todo, *plan(present, todo)

@@ -29,6 +29,7 @@ from lab import net
 from lab.demo.stage import Stage, differences
 from lab.kube import Api, KubeError, path_of
 from lab.state import Lab
+from tests.integration.ccm.world import until
 
 Object = dict[str, Any]
 NAMESPACE, SOURCE, TARGET = "istio-system", "istio-ingressgateway", "ingressgateway-asm"
@@ -167,3 +168,37 @@ def gateways(lab: Lab, folder: Path, migration: str) -> Iterator[Gateways]:
                 if error.status != 404:
                     raise
             assert not left, "\n".join(left)
+
+
+@contextmanager
+def no_routes(asm: Api) -> Iterator[None]:
+    """The target's API server takes no VirtualService with a name."""
+    root = path_of("admissionregistration.k8s.io/v1", "validatingadmissionpolicies")
+    binds = path_of("admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings")
+    rule = {"apiGroups": ["networking.istio.io"], "apiVersions": ["*"], "operations": ["*"], "resources": ["virtualservices"]}
+    policy = {
+        "metadata": {"name": "test-forbidden"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "object.metadata.name == ''", "message": "no routes today"}],
+        },
+    }
+    binding = {"metadata": {"name": "test-forbidden"}, "spec": {"policyName": "test-forbidden", "validationActions": ["Deny"]}}
+    asm.create(root, policy)
+    try:
+        asm.create(binds, binding)
+        until("the policy works", lambda: _denied(asm))
+        yield
+    finally:
+        asm.delete(f"{binds}/test-forbidden")
+        asm.delete(f"{root}/test-forbidden")
+        until("the policy is gone", lambda: not _denied(asm))
+
+
+def _denied(api: Api) -> bool:
+    body = {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "x"}, "spec": {"hosts": ["x"]}}
+    try:
+        api.request("POST", path_of("networking.istio.io/v1", "virtualservices", "default"), body, {"dryRun": "All"})
+    except KubeError as error:
+        return "no routes today" in error.message
+    return False

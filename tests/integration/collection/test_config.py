@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _config_run
 from lab.cluster import Cluster
 from lab.demo.stage import differences
-from lab.kube import Api, KubeError, path_of
+from lab.kube import path_of
 from lab.state import Lab
 from tests.integration.ccm.world import until
-from tests.integration.collection.gateway_world import Gateways, gateways
+from tests.integration.collection.gateway_world import Gateways, gateways, no_routes
 from tests.integration.collection.scene import killed_at
 
 MARK = "servicemesh.migration/managed-by"
@@ -78,34 +80,9 @@ def test_what_somebody_changed_since_is_neither_overwritten_nor_deleted(world: G
 
 @pytest.fixture
 def forbidden(world: Gateways) -> Iterator[None]:
-    """The target's API server takes no VirtualService named echo."""
-    root = path_of("admissionregistration.k8s.io/v1", "validatingadmissionpolicies")
-    binds = path_of("admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings")
-    rule = {"apiGroups": ["networking.istio.io"], "apiVersions": ["*"], "operations": ["*"], "resources": ["virtualservices"]}
-    policy = {
-        "metadata": {"name": "test-forbidden"},
-        "spec": {
-            "matchConstraints": {"resourceRules": [rule]},
-            "validations": [{"expression": "object.metadata.name == ''", "message": "no routes today"}],
-        },
-    }
-    binding = {"metadata": {"name": "test-forbidden"}, "spec": {"policyName": "test-forbidden", "validationActions": ["Deny"]}}
-    world.asm.create(root, policy)
-    world.asm.create(binds, binding)
-    until("the policy works", lambda: _denied(world.asm))
-    yield
-    world.asm.delete(f"{binds}/test-forbidden")
-    world.asm.delete(f"{root}/test-forbidden")
-    until("the policy is gone", lambda: not _denied(world.asm))
-
-
-def _denied(api: Api) -> bool:
-    body = {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "x"}, "spec": {"hosts": ["x"]}}
-    try:
-        api.request("POST", path_of("networking.istio.io/v1", "virtualservices", "default"), body, {"dryRun": "All"})
-    except KubeError as error:
-        return "no routes today" in error.message
-    return False
+    """The target's API server takes no VirtualService with a name."""
+    with no_routes(world.asm):
+        yield
 
 
 @pytest.mark.usefixtures("forbidden")
@@ -120,6 +97,32 @@ def test_the_target_is_asked_about_everything_before_the_first_write(world: Gate
     assert world.asm.find(GATEWAY) is None
     with pytest.raises(MigrationError, match="no routes today"):
         world.call("config", check=True)
+
+
+@pytest.fixture
+def many(world: Gateways) -> Iterator[int]:
+    """More objects in the source than a check asks about."""
+    rules, count = path_of("networking.istio.io/v1", "destinationrules", "demo"), _config_run.SAMPLE + 30
+    kind = {"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule"}
+    metas = [{"name": f"many-{i}", "labels": {"test": "many"}} for i in range(count)]
+    bodies = [{**kind, "metadata": meta, "spec": {"host": meta["name"]}} for meta in metas]
+    values(each(bodies, lambda body: world.ack.create(rules, body), 16))
+    yield count
+    world.ack.request("DELETE", rules, None, {"labelSelector": "test=many"})
+
+
+def test_of_many_a_check_asks_about_a_sample_and_a_run_about_all(world: Gateways, many: int) -> None:
+    chosen: dict[str, Any] = {"scope": "all", "label_selector": "test=many"}
+    some = world.call("config", check=True, **chosen)
+    assert some.result["rehearsal"] == {"asked": many - 30, "of": many, "complete": False}
+    assert set(actions(some).values()) == {"create"} and "rehearse=all" in some.warnings[0]
+    every = world.call("config", check=True, rehearse="all", **chosen)
+    assert every.result["rehearsal"] == {"asked": many, "of": many, "complete": True} and not every.warnings
+    done = world.call("config", **chosen)
+    assert done.result["rehearsal"]["complete"]
+    assert [(one.action, one.target) for one in done.plan.changes] == [(one.action, one.target) for one in some.plan.changes]
+    again = world.call("config", check=True, **chosen)
+    assert not again.plan.changed and again.result["rehearsal"] == {"asked": 0, "of": 0, "complete": True}
 
 
 def test_filters_narrow_what_is_copied(world: Gateways) -> None:

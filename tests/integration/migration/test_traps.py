@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from lab.demo import evidence
-from lab.demo.stage import Stage
+from lab.demo.stage import Played, Stage, differences
 from lab.kube import path_of
+from tests.integration.collection.gateway_world import no_routes
 
 
 @contextlib.contextmanager
@@ -75,3 +76,30 @@ def test_preflight_refuses_a_node_without_provider_id(stage: Stage) -> None:
         stage.ack.delete(path_of("v1", "nodes", None, "trap"))
     assert played.code != 0
     assert "trap" in played.text
+
+
+_ASKS = "Ask the target about every object that will be copied"
+
+
+def asked_by(played: Played) -> set[str]:
+    """Those of the preflight's question and the copy's that were asked, and not skipped."""
+    parts = [part.split("\n", 2) for part in played.text.split("TASK [")[1:]]
+    tasks = {head.split(" : ")[-1].split("]")[0]: first for head, first, *_more in parts if not first.startswith("skipping")}
+    return {name for name in tasks if name.startswith((_ASKS, "Copy the gateway"))}
+
+
+def test_a_run_asks_the_target_about_everything_before_it_writes_anything(stage: Stage) -> None:
+    """A route that ASM does not take is told by the preflight of a run; a check of the whole role asks once, where it copies."""
+    before = stage.world()
+    with no_routes(stage.asm):
+        played = stage.play("ack_to_asm")
+        assert played.code != 0 and "no routes today" in played.text and asked_by(played) == {_ASKS}
+        assert not differences(before, stage.world())
+        checked = stage.play("ack_to_asm", "--check")
+        assert checked.code != 0 and "no routes today" in checked.text
+        assert len(asked_by(checked)) == 1 and _ASKS not in asked_by(checked)
+        first = stage.play("ack_to_asm_preflight", "--check")
+        assert first.code != 0 and asked_by(first) == {_ASKS}
+        tagged = stage.play("ack_to_asm", "--check", "--tags", "preflight")
+        assert tagged.code != 0 and asked_by(tagged) == {_ASKS}
+    assert not differences(before, stage.world())

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the servicemesh.migration authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When an archive that is there already is taken for the backup of today."""
+"""When an archive that is there already is taken for the backup of today; and how a check reads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import Any
 import pyrage
 import pytest
 
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _collect
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Writer
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._backup_run import (
     _encryption,
     _warnings,
     same_as_before,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._backup._scope import Part
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, Seal, Vault
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
 
 FIRST, SECOND = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
 
@@ -70,3 +73,40 @@ def test_what_could_not_be_watched_is_a_warning() -> None:
     drift = {"changes": 0, "kinds": [], "unknown": ["networking.istio.io/VirtualService"]}
     (told,) = _warnings({"drift": drift, "left_out": []}, SimpleNamespace(exposed=[]))  # type: ignore[arg-type]
     assert "not known" in told and "VirtualService" in told
+
+
+class Api:
+    """An API server with one VirtualService; it notes at which moment lists are asked for, and in which pieces."""
+
+    host, uid, version = "https://x", staticmethod(lambda: "u"), staticmethod(lambda: "v1")
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, int]] = []
+
+    def page(self, kind: Kind, _namespace: str = "", *, limit: int, token: str = "", at: str = "") -> dict[str, Any]:
+        self.asked.append((kind.kind, at, limit))
+        obj = {"metadata": {"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": "3"}, "spec": {"hosts": ["a"]}}
+        return {"metadata": {"resourceVersion": "9"}, "items": [obj] if kind.kind == "VirtualService" else []}
+
+    def list_all(self, _kind: Kind) -> list[dict[str, Any]]:
+        return []
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_backup_is_of_one_moment_and_a_check_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
+    """A check keeps nothing, and the past costs an API server ten times as much as the present."""
+    parts = [Part(kind_of("networking.istio.io/v1", "VirtualService")), Part(kind_of("v1", "Secret"), "referred")]
+    monkeypatch.setattr(_collect.Scope, "parts", lambda _self, _cluster: parts)
+    monkeypatch.setattr(
+        _collect, "Watch", lambda _cluster, _kind, version: SimpleNamespace(version=version, events=list, close=lambda: None)
+    )
+    scope, api = _collect.Scope([], [], [], [], "none", "none", "none", "none", "none"), Api()
+    with Writer(None if check else tmp_path / "half.tar.zst", None) as writer:
+        collector = _collect.Collector(api, scope, writer, "none", check)  # type: ignore[arg-type]
+        facts = collector.run()
+    moment, many = ("", 5000) if check else ("9", 500)
+    assert sorted(one for one in api.asked if one[0] != "Namespace") == [
+        ("Secret", moment, 500),
+        ("VirtualService", moment, many),
+    ]
+    assert facts["lists"][0]["saved"] == 1 and facts["lists"][0]["resource_version"] == "9"

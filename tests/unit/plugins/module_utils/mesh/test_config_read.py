@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import ConfigPlan, marked, plan_present, select
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_run import read_side
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_read import read_side
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import key_of
 
 GROUP = "/apis/networking.istio.io"
