@@ -106,7 +106,10 @@ def add_port(lab: Lab, machine: str, address: str) -> None:
         raise LabError(f"machine name '{machine}' is too long: 13 characters at most (it names an interface)")
     add_netns(lab, part)
     cloud, there = lab.netns("cloud"), lab.netns(part)
-    _ip([f"link add {part} type veth peer name eth0 netns {there}", f"link set {part} master br0", f"link set {part} up"], cloud)
+    # A machine that is made again is found at once: its neighbours go on with the hardware address that they know.
+    hardware = "02:00:" + ":".join(f"{int(byte):02x}" for byte in address.split("."))
+    made = f"link add {part} type veth peer name eth0 address {hardware} netns {there}"
+    _ip([made, f"link set {part} master br0", f"link set {part} up"], cloud)
     _ip([f"address add {address}/16 dev eth0", "link set eth0 up", f"route add default via {CLOUD_ADDRESS}"], there)
 
 

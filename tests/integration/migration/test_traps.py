@@ -98,8 +98,6 @@ def test_a_run_asks_the_target_about_everything_before_it_writes_anything(stage:
         checked = stage.play("ack_to_asm", "--check")
         assert checked.code != 0 and "no routes today" in checked.text
         assert len(asked_by(checked)) == 1 and _ASKS not in asked_by(checked)
-        first = stage.play("ack_to_asm_preflight", "--check")
-        assert first.code != 0 and asked_by(first) == {_ASKS}
         tagged = stage.play("ack_to_asm", "--check", "--tags", "preflight")
         assert tagged.code != 0 and asked_by(tagged) == {_ASKS}
     assert not differences(before, stage.world())
