@@ -211,7 +211,8 @@ left_out:
   type: list
   elements: dict
 drift:
-  description: What changed in the cluster while the backup was made. The archive holds the state before.
+  description: What changed in the cluster while the backup was made. The archive holds the state before. In check mode there is
+    no archive, and nothing is looked for.
   returned: success
   type: dict
   contains:

@@ -184,7 +184,7 @@ class Collector:
         count = saved = 0
         try:
             for items in pages:
-                if items and _name(kind) not in self._watches:
+                if items and not self.check and _name(kind) not in self._watches:
                     self._watches[_name(kind)] = Watch(self.cluster, kind, pages.version)
                 before = self.writer.bytes
                 for obj in items:
@@ -292,10 +292,12 @@ class Collector:
             )
 
     def _drift(self) -> Object:
-        """What happened to every kind since it was read: the backup holds the state before."""
+        """What happened to every kind since it was read: the backup holds the state before. Of a check nothing is held."""
+        found: Object = {"changes": 0, "kinds": [], "unknown": []}
+        if self.check:
+            return found
         empty = [entry for entry in self.lists if not entry["listed"] and entry["mode"] == "all"]
         watched = [entry for entry in self.lists if entry["kind"] in self._watches] + empty
-        found: Object = {"changes": 0, "kinds": [], "unknown": []}
         for answer in each(watched, self._changes, workers=4):
             if answer.error is not None:
                 found["unknown"].append(answer.item["kind"])

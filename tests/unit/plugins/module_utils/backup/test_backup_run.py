@@ -97,9 +97,14 @@ def test_a_backup_is_of_one_moment_and_a_check_of_now(tmp_path: Path, monkeypatc
     """A check keeps nothing, and the past costs an API server ten times as much as the present."""
     parts = [Part(kind_of("networking.istio.io/v1", "VirtualService")), Part(kind_of("v1", "Secret"), "referred")]
     monkeypatch.setattr(_collect.Scope, "parts", lambda _self, _cluster: parts)
-    monkeypatch.setattr(
-        _collect, "Watch", lambda _cluster, _kind, version: SimpleNamespace(version=version, events=list, close=lambda: None)
-    )
+    watched: list[str] = []
+    event = {"type": "MODIFIED", "object": {"metadata": {"name": "a", "namespace": "shop"}}}
+
+    def watch(_cluster: object, kind: Kind, version: str) -> SimpleNamespace:
+        watched.append(kind.kind)
+        return SimpleNamespace(version=version, events=lambda: [event], close=lambda: None)
+
+    monkeypatch.setattr(_collect, "Watch", watch)
     scope, api = _collect.Scope([], [], [], [], "none", "none", "none", "none", "none"), Api()
     with Writer(None if check else tmp_path / "half.tar.zst", None) as writer:
         collector = _collect.Collector(api, scope, writer, "none", check)  # type: ignore[arg-type]
@@ -110,3 +115,5 @@ def test_a_backup_is_of_one_moment_and_a_check_of_now(tmp_path: Path, monkeypatc
         ("VirtualService", moment, many),
     ]
     assert facts["lists"][0]["saved"] == 1 and facts["lists"][0]["resource_version"] == "9"
+    # What a backup holds may have changed meanwhile; a check holds nothing.
+    assert (watched, facts["drift"]["changes"]) == (([], 0) if check else (["VirtualService"], 1))
