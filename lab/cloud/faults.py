@@ -9,7 +9,8 @@ A rule: ``{"id"?, "target": "slb"|"ecs"|"vpc"|"servicemesh"|"ack"|"asm"|"*", "ac
 reset comes after the call was carried out: the answer is lost, not the deed.
 nth counts the calls that match the rule, from 1; with ``times`` that many in a row from there (1 if not given). Without
 nth every matching call is hit, or each with probability ``rate`` from a generator of its own (``seed``); at most ``times``.
-The first rule that fires wins, but every matching rule counts the call.
+The first rule that fires wins, but every matching rule counts the call. Of a cloud's action, "query ACTION" is what the CCM's SDK
+calls, "header ACTION" what the vendor's newer SDKs call.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Cloud:
         started = time.time()
         request_id = str(uuid.uuid4()).upper()
         call, signed = await read_call(request)
-        effect = self.rules.decide(call.service, [call.action])
+        effect = self.rules.decide(call.service, [call.action, f"{call.style} {call.action}"])
         status, body, code = 200, {}, ""
         try:
             if self.latency:

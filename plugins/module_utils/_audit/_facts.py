@@ -208,6 +208,5 @@ def _config(facts: Facts, source: Cluster, target: Cluster, journal: Journal) ->
         seen.kinds,
         migration=facts.options["migration"],
         target_namespaces=seen.namespaces,
-        bodies=False,
     )
     facts.secrets = _config_read.credentials(source, selected, gateways)

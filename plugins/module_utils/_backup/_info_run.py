@@ -14,13 +14,13 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup impo
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object, Reader
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._entry import Entry
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import seal_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._vendor import owned
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, served_as
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._meaning import differing, fingerprint
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._planner import OWNED, TERMINATING
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._vendor import owned
 
 _SHOWN = 200
 

@@ -286,12 +286,11 @@ def plan_present(
     target_namespaces: t.Collection[str] = (),
     create_namespaces: bool = True,
     target_version: str = "",
-    bodies: bool = True,
 ) -> ConfigPlan:
     """Only in the source, the same, different; what is only in the target is told by ``only_in_target``.
 
-    ``present``: key -> object of the target; ``kinds``: kind -> how the target serves it; ``target_version``: of its proxies;
-    ``bodies`` False: creates get their body later, or nothing will be written.
+    ``present``: key -> object of the target; ``kinds``: kind -> how the target serves it; ``target_version``: of its proxies.
+    Creates get their body from ``fill``.
     """
     made = ConfigPlan([])
     for chosen in selected:
@@ -321,9 +320,8 @@ def plan_present(
             item.action, item.reason = "refused", f"the target has no namespace {item.namespace}"
         else:
             item.wanted = obj
-            if bodies or state != CREATE:
-                fill([item], kinds, migration)
             if state != CREATE:
+                fill([item], kinds, migration)
                 _compare(item, migration, on_conflict)
             elif item.namespace and item.namespace not in {*target_namespaces, *made.namespaces}:
                 made.namespaces.append(item.namespace)

@@ -318,7 +318,6 @@ def _present(session: Session, check_mode: bool) -> tuple[ConfigPlan, Observed, 
         target_namespaces=seen.namespaces,
         create_namespaces=options["create_namespaces"],
         target_version=options["target_version"] or "",
-        bodies=False,
     )
     made.notes += [f"not copied: {key_of(obj)}: the source is deleting it" for obj in seen.going if filters.lets_through(obj)]
     stand_in = options["gateways"][0]["namespace"]

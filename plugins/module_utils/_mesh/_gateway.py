@@ -18,6 +18,7 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway_clone import check_overrides, clone
@@ -25,7 +26,6 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import MANAGED_BY
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import PairView
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._proof import live_ports
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._snapshot import shown
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import GatewayObjects
 
 Object = dict[str, t.Any]
@@ -232,7 +232,7 @@ def _create(made: GatewayPlan, wanted: Wanted, spec: Object) -> None:
         "spec": spec,
     }
     made.action, made.body = "create", body
-    made.plan.add("create", seen.where, None, shown(body), "like the source's, in the same vServer groups, with weight 0")
+    made.plan.add("create", seen.where, None, concealed(body), "like the source's, in the same vServer groups, with weight 0")
 
 
 def _update(made: GatewayPlan, wanted: Wanted, spec: Object) -> None:
@@ -263,7 +263,7 @@ def _update(made: GatewayPlan, wanted: Wanted, spec: Object) -> None:
     made.action = "update"
     made.body = {"metadata": {"resourceVersion": present["metadata"]["resourceVersion"]}, "spec": patch}
     reason = "it differs from the source gateway in " + ", ".join(_paths(patch))
-    made.plan.add("update", seen.where, shown({"spec": before}), shown({"spec": after}), reason)
+    made.plan.add("update", seen.where, concealed({"spec": before}), concealed({"spec": after}), reason)
 
 
 def unlike(wanted: t.Any, present: t.Any) -> Object:

@@ -17,11 +17,12 @@ import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb import Health
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import PairView
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._proof import health_states, share
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._snapshot import creatable, shown
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._snapshot import creatable
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import GatewayObjects, rollout_trouble
 
 Object = dict[str, t.Any]
@@ -214,7 +215,7 @@ def plan_restored(seen: Observed) -> RetirePlan:
             continue
         body = returned(obj)
         reason = "it joins its vServer groups with weight 0" if obj["kind"] == "Service" else "it was retired by this migration"
-        made.plan.add("create", place(obj), None, shown(body), reason)
+        made.plan.add("create", place(obj), None, concealed(body), reason)
         made.objects.append(body)
     service = next((item for item in seen.kept if item["kind"] == "Service"), None)
     if service is None or not made.objects:

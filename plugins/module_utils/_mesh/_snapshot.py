@@ -254,8 +254,3 @@ def kept(journal: Journal, key: str) -> Object | None:
     if sha256(obj) != entry["sha256"]:
         raise MigrationError("The copy of an object is damaged", where=str(path), why="its hash is another one")
     return t.cast(Object, obj)
-
-
-def shown(value: t.Any) -> t.Any:
-    """A copy for plans and diffs: without what looks like a secret."""
-    return concealed(value)

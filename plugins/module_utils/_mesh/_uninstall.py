@@ -14,6 +14,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _istio_objects as istio
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_objects import (
     Key,
@@ -23,7 +24,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio
     place,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._sidecar import Proxies, live, sidecar_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._snapshot import creatable, shown
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._snapshot import creatable
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import chooses
 
 Object = dict[str, t.Any]
@@ -290,7 +291,7 @@ def plan_restored(kept: t.Sequence[Object], present: t.Mapping[Key, Object]) -> 
         body = creatable(obj)
         if owners := obj["metadata"].get("ownerReferences"):
             made.notes.append(f"{place(obj)} comes back without its owner {owners[0].get('kind')} {owners[0].get('name')}")
-        made.add("create", place(obj), None, shown(body), "it was removed by this migration")
+        made.add("create", place(obj), None, concealed(body), "it was removed by this migration")
         bodies.append(body)
     if not kept:
         made.notes.append("this migration has not removed Istio")

@@ -15,8 +15,8 @@ import pytest
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._info_run import read_live
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore import Choice, RestorePlan
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._restore_run import Restore
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._vendor import owned
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._vendor import owned
 
 Object = dict[str, Any]
 CLASS = Kind("gateway.networking.k8s.io/v1", "GatewayClass", "gatewayclasses", False)

@@ -21,6 +21,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._closu
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import (
     Filters,
+    fill,
     marked,
     only_in_target,
     plan_absent,
@@ -102,7 +103,9 @@ def names(items: Any) -> list[str]:
 def plan(selected: Any = None, present: list[Object] | None = None, **more: Any) -> Any:
     chosen = closure([GATEWAY, ROUTE], [SOURCE]) if selected is None else selected
     options = {"migration": "shop", "target_namespaces": ["demo", "istio-system"], **more}
-    return plan_present(chosen, {key_of(item): item for item in present or []}, SERVED, **options)
+    made = plan_present(chosen, {key_of(item): item for item in present or []}, SERVED, **options)
+    fill(made.writes, SERVED, options["migration"])
+    return made
 
 
 def in_target(original: Object, **meta: Any) -> Object:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import kind_of
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import ConfigPlan, marked, plan_present, select
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config import fill, marked, plan_present, select
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._config_read import read_side
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import key_of
 
@@ -68,18 +68,17 @@ def rule(name: str, host: str) -> dict[str, Any]:
     return {"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": meta, "spec": {"host": host}}
 
 
-def test_a_plan_that_will_not_be_carried_out_says_the_same_without_bodies() -> None:
+def test_a_create_has_no_body_until_somebody_looks_at_it() -> None:
     served = {"DestinationRule": kind_of("networking.istio.io/v1", "DestinationRule")}
     there = [rule("same", "x"), rule("foreign", "other"), marked(rule("mine", "old"), served["DestinationRule"], "shop")]
     there[2]["metadata"]["resourceVersion"] = "8"
     wanted = select([rule(name, "x") for name in ("new", "same", "foreign", "mine")], [], scope="all")
 
-    def plan(bodies: bool) -> ConfigPlan:
-        return plan_present(wanted, {key_of(one): one for one in there}, served, migration="shop", bodies=bodies)
-
-    full, bare = plan(True), plan(False)
-    assert [item.action for item in full.items] == ["conflict", "update", "create", "same"]
-    assert [item.as_dict() for item in bare.items] == [item.as_dict() for item in full.items]
-    assert (bare.namespaces, bare.counts(), bare.notes) == (full.namespaces, full.counts(), full.notes)
-    assert [item.body for item in bare.of("create")] == [None]
-    assert all(item.body for item in full.of("create"))
+    made = plan_present(wanted, {key_of(one): one for one in there}, served, migration="shop")
+    assert [item.action for item in made.items] == ["conflict", "update", "create", "same"]
+    assert [item.body for item in made.of("create")] == [None]
+    changed = [dict(item.body or {}) for item in made.of("update")]
+    fill(made.writes, served, "shop")
+    (new,) = made.of("create")
+    assert new.body == marked(rule("new", "x"), served["DestinationRule"], "shop")
+    assert [item.body for item in made.of("update")] == changed != [{}]

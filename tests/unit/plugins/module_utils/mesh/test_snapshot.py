@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._secrets import concealed
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _snapshot
 from tests.unit.plugins.module_utils.mesh import gateway_objects as have
 
@@ -172,6 +173,6 @@ def test_a_copy_that_was_changed_is_not_used(journal: Journal) -> None:
 
 def test_plans_do_not_show_values_that_look_secret() -> None:
     env = [{"name": "DB_PASSWORD", "value": "hunter2"}, {"name": "TZ", "value": "UTC"}]
-    assert "hunter2" not in json.dumps(_snapshot.shown({"env": env}))
-    assert _snapshot.shown({"env": env})["env"][1] == env[1]
+    assert "hunter2" not in json.dumps(concealed({"env": env}))
+    assert concealed({"env": env})["env"][1] == env[1]
     assert env[0]["value"] == "hunter2"

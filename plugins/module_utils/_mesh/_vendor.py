@@ -11,10 +11,11 @@ A mesh makes objects of the kinds that its users make, too: GatewayClasses, Envo
 from __future__ import annotations
 
 import re
+import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._backup._archive import Object
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_objects import labels_of, of_target, origin
 
+Object = dict[str, t.Any]
 _MANAGER = "app.kubernetes.io/managed-by"
 _VENDORS = re.compile(r"(istio|asm|servicemesh|aliyun|ali(baba)?cloud|tcm|tke|tencent|huawei|cce)([-.](?!migration).*)?", re.I)
 # istio.io/gateway-controller, istio.io/mesh-controller, istio.io/unmanaged-gateway, and the vendors' own.
