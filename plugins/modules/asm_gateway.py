@@ -46,11 +46,17 @@ options:
     description:
       - V(present) makes the gateways, or mends what differs from the source gateway.
       - V(absent) removes the gateways that this migration made. It refuses while one has traffic. It makes sure that the Service
-        cannot take listeners with it, lets the pods end their connections first, waits until the backends are gone, and proves
-        that the listeners are what they were.
+        cannot take listeners with it, lets clients leave (O(drain_seconds)) and the pods end their connections first, waits until
+        the backends are gone, and proves that the listeners are what they were.
     type: str
     choices: [present, absent]
     default: present
+  drain_seconds:
+    description:
+      - Seconds that clients with a kept connection have to leave by themselves before the pods are removed (O(state=absent)).
+      - It ends earlier when all pods say that they have no connection any more.
+    type: float
+    default: 60
   cluster_id:
     description:
       - The id of the ACK cluster, for C(spec.clusterIds). By default it is read from what the cloud-controller-manager wrote into
@@ -158,7 +164,8 @@ gateways:
     seen:
       description:
         - What was seen at the end; empty in check mode. C(pods) that are available, C(shares) in percent by port, and the
-          C(seconds) that it took.
+          C(seconds) that it took. After a removal also C(drained), V(true) when no pod had a connection any more, V(false) when
+          some had at the end of C(drain_seconds), V(null) when the pods could not be asked.
       type: dict
       returned: always
 error:
@@ -192,6 +199,7 @@ def main() -> None:
             **state_spec(),
             **wait_spec(),
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "drain_seconds": {"type": "float", "default": 60},
             "cluster_id": {"type": "str"},
             "overrides": {"type": "dict", "default": {}},
         },

@@ -245,7 +245,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._specs
     wait_spec,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import gates_spec
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import shift, stairs_spec
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import shift
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._stairs import stairs_spec
 
 
 def main() -> None:

@@ -10,16 +10,25 @@ A weight of 0 sends no new connections; those that are there stay as long as the
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import typing as t
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._pool import each, values
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import POD
 
 _CONNECTIONS = re.compile(r"^envoy_server_total_connections(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
+
+
+def drain_of(params: t.Mapping[str, t.Any]) -> float:
+    """The option drain_seconds. Raises InputError for what cannot be waited."""
+    seconds = float(params["drain_seconds"])
+    if not 0 <= seconds < math.inf:
+        raise InputError("drain_seconds cannot be used", why=f"it is {seconds:g}", todo="give a number of seconds, 0 or more")
+    return seconds
 
 
 def connections(cluster: Cluster, namespace: str, pod: str) -> float | None:

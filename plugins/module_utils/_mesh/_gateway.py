@@ -330,7 +330,7 @@ def plan_absent(seen: Observed, wanted: Wanted) -> GatewayPlan:
         todo = "delete it yourself if that is meant"
         made.refusals.append(Refusal("This migration did not make the IstioGateway", seen.where, why, todo))
         return made
-    made.refusals += _in_use(seen)
+    made.refusals += in_use(seen)
     if gateway["metadata"].get("deletionTimestamp"):
         return made
     if service is not None and _ccm.annotation(_ccm.annotations_of(service), _ccm.OVERRIDE) != "false":
@@ -347,7 +347,7 @@ def plan_absent(seen: Observed, wanted: Wanted) -> GatewayPlan:
     return made
 
 
-def _in_use(seen: Observed) -> list[Refusal]:
+def in_use(seen: Observed) -> list[Refusal]:
     """Reasons of traffic: weight on a port, weight in the annotation, or nobody else who would serve."""
     found: list[Refusal] = []
     todo = "set its share to 0 with clb_weight first"

@@ -20,16 +20,18 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, SERVICE, Kind
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm, _proof
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._drain import drain_of, wait_drained
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import (
     GatewayPlan,
     Observed,
     Wanted,
     check_input,
+    in_use,
     plan_absent,
     plan_present,
     unlike,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import enforce, together
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import enforce, stop_anew, together
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import PairView, observe_pair, pairs_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._session import Session, open_session
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._source import (
@@ -174,7 +176,7 @@ def _service_as_asked(service: Object, elapsed: float) -> bool:
             "The gateway's Service may take the listeners over",
             where=f"source/{service['metadata']['namespace']}/Service/{service['metadata']['name']}",
             why=f"its annotation {_ccm.OVERRIDE} is {value or 'missing'}, though the IstioGateway says false",
-            todo='find out who sets it (spec.overrides of the IstioGateway, a webhook), and do not delete this Service before',
+            todo="find out who sets it (spec.overrides of the IstioGateway, a webhook), and do not delete this Service before",
         )
     return value == "false"
 
@@ -190,11 +192,16 @@ def status_of(target: Cluster, seen: Observed) -> str:
 # -- absent ------------------------------------------------------------------------------------------------------
 
 
-def remove(source: Cluster, target: Cluster, made: GatewayPlan, journal: Journal, timeout: float) -> None:
-    """Override to "false" where it is not, proven on the Service; the pods away; then the IstioGateway by its UID."""
-    seen = made.observed
-    kind = t.cast(Kind, seen.kind)
+def remove(session: Session, made: GatewayPlan, timeout: float, drain: float) -> Object:
+    """Override to "false" where it is not, proven on the Service; the pods away; then the IstioGateway by its UID.
+
+    Returns ``{drained, drain_seconds}`` when there were pods whose clients were waited for.
+    """
+    source, target, journal, seen = session.source, session.target, session.journal, made.observed
+    kind, answer = t.cast(Kind, seen.kind), {}
     for change in made.plan.changes:
+        if change.action == "empty":
+            answer = _let_go(session, made, drain)
         with journal.around(change):
             if change.action == "annotate":
                 _disarm(source, target, seen, kind, timeout)
@@ -206,6 +213,21 @@ def remove(source: Cluster, target: Cluster, made: GatewayPlan, journal: Journal
             else:
                 target.delete(kind, seen.name, seen.namespace, uid=change.before["uid"])
         made.done.append(str(change))
+    return answer
+
+
+def _let_go(session: Session, made: GatewayPlan, drain: float) -> Object:
+    """Time for clients to leave by themselves: one that asks in the moment in which a pod's drain ends loses its answer.
+
+    Raises MigrationError when the gateway was given traffic meanwhile.
+    """
+    seen = made.observed
+    pods = [pod["metadata"]["name"] for pod in seen.made.pods]
+    drained, seconds = wait_drained(session.source, seen.namespace, pods, drain)
+    if seen.view is not None:
+        seen.view = observe_pair(session.source, session.clb, seen.view.pair)
+        stop_anew(in_use(seen), "its pods are all there")
+    return {"drained": drained, "drain_seconds": seconds}
 
 
 def _wait_empty(source: Cluster, seen: Observed, timeout: float) -> list[str]:
@@ -247,7 +269,7 @@ def _disarm(source: Cluster, target: Cluster, seen: Observed, kind: Kind, timeou
         timeout=timeout,
         what="the Service of the gateway says override-listeners false",
         where=source.where(SERVICE, f"istio-{seen.name}", seen.namespace),
-        todo="set the annotation to \"false\" there; while it says otherwise the gateway is not deleted",
+        todo='set the annotation to "false" there; while it says otherwise the gateway is not deleted',
         explain=lambda: status_of(target, seen),
     )
 
@@ -301,6 +323,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     """Logic of asm_gateway: all gateways at the same time, an answer for each. Raises MigrationError."""
     overrides = params.get("overrides") or {}
     check_input(params["gateways"], overrides)
+    drain = drain_of(params)
     wanted = Wanted(params["migration"], params.get("cluster_id") or "", overrides)
     session = open_session(params, check_mode)
     absent = params["state"] == "absent"
@@ -318,10 +341,12 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
         return outcome
     if not absent:
         values(each(plans, lambda made: rehearse(session.target, made)))
-    work = _take_away if absent else _bring
     timeout = float(params["wait_timeout"])
     seen_after = together(
-        plans, lambda made: work(session, made, timeout), planned=lambda made: made.planned, done=lambda made: made.done
+        plans,
+        lambda made: _take_away(session, made, timeout, drain) if absent else _bring(session, made, timeout),
+        planned=lambda made: made.planned,
+        done=lambda made: made.done,
     )
     for index, what in enumerate(seen_after):
         results[index]["seen"] = what
@@ -338,9 +363,9 @@ def _bring(session: Session, made: GatewayPlan, timeout: float) -> Object:
     return verify(session.source, session.target, session.clb, made, timeout, expect_zero=new)
 
 
-def _take_away(session: Session, made: GatewayPlan, timeout: float) -> Object:
+def _take_away(session: Session, made: GatewayPlan, timeout: float, drain: float) -> Object:
     seen = made.observed
-    remove(session.source, session.target, made, session.journal, timeout)
+    left = remove(session, made, timeout, drain)
     service = seen.made.service
     if seen.gateway is None and service is None:
         return {}
@@ -352,4 +377,4 @@ def _take_away(session: Session, made: GatewayPlan, timeout: float) -> Object:
         except MigrationError as error:
             made.plan.notes.append(error.message)
             return {}
-    return verify_absent(session.source, session.target, session.clb, made, timeout)
+    return {**left, **verify_absent(session.source, session.target, session.clb, made, timeout)}

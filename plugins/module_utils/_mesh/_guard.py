@@ -40,6 +40,21 @@ def enforce(refusals: t.Sequence[Refusal], check_mode: bool) -> list[str]:
     return [f"{item.what} ({item.where}): {item.why}. The plan is as it would be after that." for item in refusals]
 
 
+def stop_anew(refusals: t.Sequence[Refusal], kept: str) -> None:
+    """Raise for what came up while clients of a gateway were waited for.
+
+    :arg kept: what this run has left alone, for the end of the advice.
+    """
+    if refusals:
+        first = refusals[0]
+        raise MigrationError(
+            f"{first.what}: that came while its clients were waited for",
+            where=first.where,
+            why="; ".join(item.why for item in refusals),
+            todo=f"{first.todo}, then run again; {kept}",
+        )
+
+
 def together(
     items: t.Sequence[I],
     call: t.Callable[[I], R],

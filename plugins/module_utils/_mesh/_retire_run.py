@@ -18,8 +18,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._run i
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import DEPLOYMENT, POD, SERVICE, Kind, kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _proof, _snapshot
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._drain import wait_drained
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal, enforce, together
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._drain import drain_of, wait_drained
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._guard import Refusal, enforce, stop_anew, together
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._pair import PairView, observe_pair, pairs_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._retire import (
     Observed,
@@ -128,15 +128,7 @@ def look_again(session: Session, seen: Observed) -> None:
     gateway = {**names, "target_gateway": seen.target.name.removeprefix("istio-")}
     if seen.view is not None:
         gateway["load_balancer_id"] = seen.view.balancer.id
-    refusals = plan_retired(observe(session, gateway)).refusals
-    if refusals:
-        first = refusals[0]
-        raise MigrationError(
-            f"{first.what}: that came while its clients were waited for",
-            where=first.where,
-            why="; ".join(item.why for item in refusals),
-            todo=f"{first.todo}, then run again; this run has deleted nothing",
-        )
+    stop_anew(plan_retired(observe(session, gateway)).refusals, "this run has deleted nothing")
 
 
 def wait_pods_gone(session: Session, seen: Observed, timeout: float) -> None:
@@ -321,6 +313,7 @@ def verify_restored(session: Session, made: RetirePlan, timeout: float) -> Objec
 def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     """Logic of gateway_retire: all gateways at the same time, an answer for each. Raises MigrationError."""
     pairs_of(params["gateways"])
+    drain = drain_of(params)
     session = open_session(params, check_mode)
     retired = params["state"] == "retired"
     seen = values(each(params["gateways"], lambda gateway: observe(session, gateway)))
@@ -337,7 +330,7 @@ def run_module(params: t.Mapping[str, t.Any], check_mode: bool) -> Outcome:
     outcome = Outcome(whole, {"gateways": results}, warnings)
     if check_mode:
         return outcome
-    timeout, drain = float(params["wait_timeout"]), float(params["drain_seconds"])
+    timeout = float(params["wait_timeout"])
 
     def work(made: RetirePlan) -> Object:
         if retired:

@@ -20,7 +20,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._run import Outcome, secrets_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client import Cluster
-from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import CONFIG_MAP, POD
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import POD
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._selector import parse_selector
@@ -39,17 +39,10 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._workl
     survey,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._control import (
-    ABORT,
-    ANNOTATION,
     CONTROLLER_ENV,
-    PAUSE,
-    Control,
     Interrupted,
-    Order,
-    Poller,
     nobody_elsewhere,
     only_one,
-    read_order,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._convoy import (
     Convoy,
@@ -71,15 +64,14 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._in
     verify,
     warnings_of,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._orders import NAMESPACE, Orders
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import Progress
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import Todo
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._trust_gate import TrustGate
 
 Object = dict[str, t.Any]
-NAMESPACE = "istio-system"
 _LOCK_WAIT = 30.0
-_CONTROL_INTERVAL = 2.0
 # Between two progress lines of a rollout. Seconds.
 _SAY = 2.0
 # So long a wave is held at most for a matrix of trust that is only told. Seconds.
@@ -211,28 +203,6 @@ def can_ask(cluster: Cluster, present: Present, pace: Pace) -> None:
 
 
 # -- apply -------------------------------------------------------------------------------------------------------
-
-
-class Orders:
-    """The control file and the annotation of the journal's ConfigMap."""
-
-    def __init__(self, cluster: Cluster, journal: Journal, lease: Lease | None = None) -> None:
-        self._cluster = cluster
-        self._name = f"servicemesh-migration-{journal.migration}"[:253]
-        first = self._ask()
-        self.control = Control(journal.directory / "control", Poller(self._ask, _CONTROL_INTERVAL, first), lease)
-
-    def _ask(self) -> Order:
-        found = self._cluster.get(CONFIG_MAP, self._name, NAMESPACE) or {}
-        text = ((found.get("metadata") or {}).get("annotations") or {}).get(ANNOTATION)
-        return read_order(text, f"the annotation {ANNOTATION} of ConfigMap {NAMESPACE}/{self._name}")
-
-    def paused(self) -> bool:
-        return self.control.order().word == PAUSE
-
-    def stopped(self) -> str:
-        order = self.control.order()
-        return f"{order.word} was ordered by {order.origin}" if order.word == ABORT else ""
 
 
 class Sidecars:

@@ -31,7 +31,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     only_one,
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate, Panel
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._inject_run import Orders
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._orders import Orders
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import Progress
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._route_back import restore
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._route_mover import (
@@ -40,14 +40,14 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._ro
     RouteState,
     worst,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shift import (
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._stairs import (
     holds_of,
     problem_of,
     read_stairs,
     say_where,
     stairs_spec,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Clock, Report, Rules, Staircase
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import Step, Todo, remaining
 
 Object = dict[str, t.Any]

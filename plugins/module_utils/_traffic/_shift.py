@@ -8,14 +8,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
 import time
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._cloud._clb import Clb
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._interrupt import interruptible
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._plan import Plan
@@ -37,8 +36,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._co
     read_order,
     strongest,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates, check_times
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import PASS, Gate, Panel
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import Gate, Panel
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mover import (
     GatewayState,
     Moved,
@@ -48,16 +46,13 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._mo
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._progress import Progress
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._shares import Side
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Move, Report, Rules, Staircase
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import (
-    CUT,
-    ENDED,
-    PASSED,
-    SAME,
-    Step,
-    Todo,
-    read_steps,
-    remaining,
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._stairs import (
+    holds_of,
+    problem_of,
+    read_stairs,
+    say_where,
 )
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._steps import Step, Todo, remaining
 
 # A run that is just ending (its controller died, or it was told to) is waited for. Seconds.
 _LOCK_WAIT = 30.0
@@ -73,41 +68,6 @@ class Wanted:
     gates: list[Gate]
     rules: Rules
     allow_down: bool
-
-
-def stairs_spec() -> dict[str, t.Any]:
-    """The options of a staircase; their documentation is in plugins/doc_fragments/_stairs.py."""
-    return {
-        "steps": {"type": "list", "elements": "raw", "required": True},
-        "hold": {"type": "float", "default": 60},
-        "max_hold": {"type": "float"},
-        "allow_down": {"type": "bool", "default": False},
-        "on_fail": {"type": "str", "choices": ["zero", "previous", "hold"], "default": "zero"},
-        "on_interrupt": {"type": "str", "choices": ["hold", "rollback"], "default": "hold"},
-        "baseline_timeout": {"type": "float", "default": 30},
-        "soak": {"type": "float", "default": 0},
-        "max_pause": {"type": "float", "default": 3600},
-    }
-
-
-def read_stairs(params: t.Mapping[str, t.Any]) -> tuple[list[Step], list[Gate], Rules]:
-    """The options of ``stairs_spec``, and the gates. Raises InputError."""
-    steps = read_steps(params["steps"], hold=params["hold"], max_hold=params["max_hold"], allow_down=params["allow_down"])
-    for name in ("baseline_timeout", "soak", "max_pause", "wait_timeout"):
-        if not 0 <= params[name] < math.inf:
-            raise InputError(f"{name} is {params[name]:g}", todo="give seconds, 0 or more")
-    rules = Rules(
-        on_fail=params["on_fail"],
-        on_interrupt=params["on_interrupt"],
-        baseline=params["baseline_timeout"],
-        soak=params["soak"],
-        soak_max=params["soak"] + steps[-1].max_hold - steps[-1].hold,
-        move_timeout=params["wait_timeout"],
-        max_pause=params["max_pause"],
-    )
-    gates = build_gates(params["gates"], params["allow_without_gates"])
-    check_times(gates, rules, {f"step {step.number}": step.max_hold for step in steps})
-    return steps, gates, rules
 
 
 def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
@@ -170,19 +130,6 @@ class Imagined(GatewayState):
 def imagine(state: GatewayState) -> GatewayState:
     """In check mode the steps before this one have changed nothing either: plan as it would be after them."""
     return Imagined(state.view, state.gateway) if state.target_absent else state
-
-
-def holds_of(journal: Journal, names: t.Sequence[str], event: str = "shift") -> dict[float, str]:
-    """Which holds an earlier run of the same gateways or routes (``names``) saw through, by this machine's journal."""
-    holds: dict[float, str] = {}
-    for entry in journal.entries():
-        if entry.get("event") != event or entry.get("gateways") != names:
-            continue
-        if entry.get("what") in ("begin", "passed"):
-            holds[float(entry["share"])] = CUT if entry["what"] == "begin" else PASSED
-        elif entry.get("what") == "end":
-            holds = {share: ENDED if state == CUT else state for share, state in holds.items()}
-    return holds
 
 
 def observe(mover: Mover, journal: Journal, pairs: t.Sequence[GatewayPair]) -> Present:
@@ -344,62 +291,6 @@ def verify(mover: Mover, before: Present, report: Report) -> tuple[Plan, list[di
                 found.add("set_weight", name, {"weight": weight}, {"weight": now}, report.reason)
     say_where(report, Present(after, {}))
     return found, [state.as_dict() for state in after]
-
-
-class Seen(t.Protocol):
-    """Where the traffic is, see Present."""
-
-    @property
-    def low(self) -> float: ...
-
-    def compare(self, share: float) -> tuple[float, float]: ...
-
-
-def say_where(report: Report, now: Seen) -> None:
-    """A move that was ended half way left neither the share of before nor that of its step: what is seen counts."""
-    if report.verdict == PASS or report.share is None:
-        return
-    try:
-        off = max(map(abs, now.compare(report.share)))
-    except MigrationError:  # nothing can be planned for the backends of now
-        off = 0.0
-    if off > SAME:
-        report.share = round(now.low, 3)
-
-
-_TODO = {
-    "fail": "look at what the gate says of the target, then run again; it goes on from the share in effect",
-    "inconclusive": "look why the gate could not judge (too few requests, an address that is not reached), or raise max_hold",
-    "aborted": "to go on, remove the order (or write resume in its place) and run again",
-    "interrupted": "run again; it goes on from the share in effect",
-    "error": "mend the cause, then run again; it goes on from the share in effect",
-}
-
-
-def problem_of(report: Report, where: str, there: str = "the load balancer") -> MigrationError | None:
-    """The report as the error that fails the task; None when all passed. ``there``: where somebody has to look now."""
-    if report.verdict == PASS:
-        return None
-    back = report.rolled_back
-    step = report.steps[-1] if report.steps else None
-    if report.soak is not None:
-        what = "The soak after the last step was not passed"
-    else:
-        what = f"The shift was stopped in step {step['step']} ({step['asked']:g} %)" if step else "The shift was not begun"
-    if back and back["ok"]:
-        what += f"; {back['to']:g} % is back in effect"
-    elif back:
-        what += f"; going back to {back['to']:g} % FAILED ({back['error']}), so look at {there} now"
-    elif report.share is not None:
-        what += f"; {report.share:.4g} % stays in effect"
-    return MigrationError(
-        what,
-        where=where,
-        why=f"{report.verdict}: {report.reason}",
-        todo=_TODO[report.verdict],
-        done=report.done,
-        details={"verdict": report.verdict, "rolled_back": back},
-    )
 
 
 # -- the module --------------------------------------------------------------------------------------------------

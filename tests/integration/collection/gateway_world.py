@@ -34,7 +34,7 @@ from tests.integration.ccm.world import until
 Object = dict[str, Any]
 NAMESPACE, SOURCE, TARGET = "istio-system", "istio-ingressgateway", "ingressgateway-asm"
 DEFAULTS: dict[str, Object] = {
-    "asm": {"state": "present", "cluster_id": None, "overrides": {}},
+    "asm": {"state": "present", "cluster_id": None, "overrides": {}, "drain_seconds": 1.0},
     "config": {name: option.get("default") for name, option in _config_run.config_spec().items()},
     "snapshot": {"refresh": False},
     "retire": {"state": "retired", "drain_seconds": 1.0},

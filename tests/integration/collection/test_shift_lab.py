@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from lab import net
 from lab.demo import evidence
-from lab.demo.stage import Stage, differences, sequence
+from lab.demo.stage import Stage
 from lab.state import Lab
+from tests.integration.collection.gateway_world import gateways
 
 pytestmark = pytest.mark.timeout(600)
 # A busy machine answers late; here it is the shares, the verdicts and their times that are looked at.
@@ -29,21 +29,15 @@ PATIENT = {"timeout": 8.0, "interval": 0.05, "window": 5, "min_requests": 30}
 @pytest.fixture(scope="module")
 def prepared(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Both gateways behind the load balancer. The lab is left as it was found."""
-    with net.inside(lab):
-        folder = tmp_path_factory.mktemp("stairs")
+    folder = tmp_path_factory.mktemp("stairs")
+    with gateways(lab, folder, "stairs") as world:
         one = Stage(lab, folder, "stairs", ack_to_asm_steps=[5, 25, 100], ack_to_asm_hold=4)
         (gate,) = one.variables["ack_to_asm_gates"]
         gate["probe"].update(PATIENT)
         one = Stage(lab, folder, "stairs", **one.variables)
-        before = one.world()
-        played = one.play("ack_to_asm_prepare")
-        assert played.code == 0, played.text[-3000:]
-        try:
-            yield one
-        finally:
-            played = one.play("ack_to_asm_rollback")
-            left = differences(before, one.world())
-            assert not left, f"the rollback left:\n{sequence(left)}\n{played.text[-3000:]}"
+        for module in ("reuse", "config", "asm"):
+            world.call(module)
+        yield one
 
 
 @pytest.fixture

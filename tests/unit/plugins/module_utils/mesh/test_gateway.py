@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import copy
+import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
-from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._journal import Journal
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _ccm, _gateway_run
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._gateway import (
     Wanted,
     check_input,
@@ -315,3 +318,44 @@ def test_quantities(text: str, number: float | None) -> None:
 )
 def test_a_patch_holds_only_what_differs(wanted: Any, present: Any, patch: Any) -> None:
     assert unlike(wanted, present) == patch
+
+
+class Patches:
+    """What the last steps ask of the target's API server: it only remembers."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def patch(self, *_all: Any, **_more: Any) -> None:
+        self.calls.append("patch")
+
+    def delete(self, *_all: Any, uid: str) -> None:
+        self.calls.append(f"delete {uid}")
+
+
+@pytest.mark.parametrize("weights", [(50, 0), (50, 25)], ids=["as it was", "traffic"])
+def test_clients_may_leave_before_the_pods_go_and_traffic_that_came_meanwhile_saves_them(
+    weights: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, waited = Patches(), []
+    session = types.SimpleNamespace(source=None, target=target, clb=None, journal=Journal(str(tmp_path), "shop"))
+    made = plan_absent(have.observed(gateway=made_gateway(), made=True, weights=(50, 0)), WANTED)
+    made.observed.made.pods = [{"metadata": {"name": name}} for name in ("asm-1", "asm-2")]
+
+    def wait(_cluster: Any, namespace: str, names: list[str], seconds: float) -> tuple[bool, float]:
+        waited.append((namespace, names, seconds, list(target.calls)))
+        return False, seconds
+
+    now = have.observed(gateway=made_gateway(), made=True, weights=weights).view
+    monkeypatch.setattr(_gateway_run, "wait_drained", wait)
+    monkeypatch.setattr(_gateway_run, "observe_pair", lambda *_all: now)
+    monkeypatch.setattr(_gateway_run, "_wait_empty", lambda *_all: [])
+    if weights[1]:
+        with pytest.raises(MigrationError, match=r"has traffic: that came while.*its pods are all there"):
+            _gateway_run.remove(session, made, 1.0, 60.0)  # type: ignore[arg-type]
+        assert target.calls == []
+    else:
+        answer = _gateway_run.remove(session, made, 1.0, 60.0)  # type: ignore[arg-type]
+        assert answer == {"drained": False, "drain_seconds": 60.0}
+        assert target.calls == ["patch", "delete uid-gw"]
+    assert waited == [(have.NAMESPACE, ["asm-1", "asm-2"], 60.0, [])]
