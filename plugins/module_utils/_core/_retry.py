@@ -24,7 +24,6 @@ def retry(
     base: float = 0.05,
     cap: float = 2.0,
     deadline: float | None = None,
-    sleep: t.Callable[[float], None] = time.sleep,
 ) -> T:
     """Call until it succeeds, or a MigrationError that is not transient comes, or attempts or time run out.
 
@@ -43,7 +42,7 @@ def retry(
                 if attempt > 1:
                     error.details.setdefault("attempts", attempt)
                 raise
-            sleep(pause)
+            time.sleep(pause)
 
 
 class Repeating(t.Protocol):

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
+from ansible_collections.servicemesh.migration.plugins.module_utils._core import _retry
 
 PACKAGE = "ansible_collections.servicemesh.migration.plugins.modules"
 # Nobody listens on port 1 of this machine: the connection is refused at once.
@@ -84,7 +86,7 @@ def failure(name: str, given: dict[str, Any], capsys: pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is set on this machine may not stand in for what a case leaves out; and nobody waits between attempts."""
-    monkeypatch.setitem(retry.__kwdefaults__, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(_retry, "time", types.SimpleNamespace(monotonic=time.monotonic, sleep=lambda _seconds: None))
     for name in ("KUBECONFIG", "HOST", "API_KEY", "CONTEXT"):
         monkeypatch.delenv(f"K8S_AUTH_{name}", raising=False)
         monkeypatch.delenv(f"K8S_AUTH_TARGET_{name}", raising=False)

@@ -159,7 +159,7 @@ class Failing:
 
 def test_retry_until_it_works(fake: FakeTime) -> None:
     call = Failing(3)
-    assert retry(call, sleep=fake.sleep) == "done"
+    assert retry(call) == "done"
     assert call.calls == 4
     # Doubles from 50 ms, with jitter between a half and the whole of it.
     for pause, most in zip(fake.slept, (0.05, 0.1, 0.2), strict=True):
@@ -169,21 +169,21 @@ def test_retry_until_it_works(fake: FakeTime) -> None:
 def test_retry_gives_up(fake: FakeTime) -> None:
     call = Failing(100)
     with pytest.raises(MigrationError) as caught:
-        retry(call, attempts=4, sleep=fake.sleep)
+        retry(call, attempts=4)
     assert (call.calls, caught.value.details["attempts"]) == (4, 4)
 
 
 def test_retry_only_what_may_help(fake: FakeTime) -> None:
     call = Failing(1, transient=False)
     with pytest.raises(MigrationError) as caught:
-        retry(call, sleep=fake.sleep)
+        retry(call)
     assert (call.calls, fake.slept, caught.value.details) == (1, [], {})
 
 
 def test_retry_stops_at_the_deadline(fake: FakeTime) -> None:
     call = Failing(1000)
     with pytest.raises(MigrationError):
-        retry(call, attempts=1000, deadline=fake.now + 5, sleep=fake.sleep)
+        retry(call, attempts=1000, deadline=fake.now + 5)
     assert 53 - 50 <= fake.now - 50 <= 5
     assert max(fake.slept) <= 2
 

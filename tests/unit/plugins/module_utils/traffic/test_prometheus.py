@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic import _prometheus
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gate_kinds import build_gates, check_times
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, INCONCLUSIVE, PASS
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._gates import FAIL, INCONCLUSIVE, PASS, Verdict
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._prometheus import (
     Prometheus,
     judge_success,
@@ -29,6 +30,8 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._pr
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._staircase import Rules
 from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._statistics import difference, wilson, z_of
 
+#: How many times faster than ours the gate's clock runs here.
+SPEED = 5
 SUCCESS = {"min": 99.0, "min_requests": 100, "confidence": 95}
 DROP = {"max_drop": 1.0, "min_requests": 100, "confidence": 95}
 
@@ -237,14 +240,38 @@ def server() -> Iterator[Server]:
     made.server_close()
 
 
-def wait_for(gate: Prometheus, state: str, words: str = "") -> None:
+class Fast:
+    """A module of the standard library for a gate whose seconds are short; the rest is what it is, patched or not."""
+
+    def __init__(self, module: Any, **instead: Any) -> None:
+        self._module = module
+        self.__dict__.update(instead)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class Event(threading.Event):
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(None if timeout is None else timeout / SPEED)
+
+
+@pytest.fixture(autouse=True)
+def short_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window is a second at least, and so long each case would wait for its first figures."""
+    monkeypatch.setattr(_prometheus, "time", Fast(time, monotonic=lambda: SPEED * time.monotonic()))
+    monkeypatch.setattr(_prometheus, "threading", Fast(threading, Event=Event))
+
+
+def wait_for(gate: Prometheus, state: str, words: str = "") -> Verdict:
     until = time.monotonic() + 10
     while (said := gate.verdict()).state != state or words not in said.reason:
         assert time.monotonic() < until, said
         time.sleep(0.02)
+    return said
 
 
-def test_it_asks_decides_and_forgets_what_was_before_a_fresh_start(server: Server) -> None:
+def test_it_asks_decides_and_forgets_what_was_before_a_fresh_start(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Prometheus("p", options(f"http://127.0.0.1:{server.server_port}", token="secret", **GOOD))
     assert gate.verdict().state == INCONCLUSIVE
     gate.start()
@@ -255,8 +282,11 @@ def test_it_asks_decides_and_forgets_what_was_before_a_fresh_start(server: Serve
         assert token == "Bearer secret"
         server.numbers["g"] = "900"
         wait_for(gate, FAIL, "90 % of 1000 requests are good")
-        gate.start()
-        assert gate.verdict().state == INCONCLUSIVE
+        now = time.monotonic()
+        with monkeypatch.context() as standing:
+            standing.setattr(_prometheus, "time", Fast(time, monotonic=lambda: SPEED * now))
+            gate.start()
+            assert gate.verdict().state == INCONCLUSIVE
         wait_for(gate, FAIL)
         del server.numbers["g"]
         wait_for(gate, INCONCLUSIVE, "good: HTTP 400: parse error")
@@ -368,9 +398,9 @@ def test_the_other_side_is_remembered_when_it_has_no_requests_any_more(server: S
         wait_for(gate, FAIL, "90 % of 1000 requests are good, 99 % of the other side's (as it was")
         gate.start()  # the last step: a fresh observation, and all traffic on the target
         server.numbers.update(bg=NO_SERIES, bt=NO_SERIES, g="1000")
-        wait_for(gate, PASS)
-        assert gate.verdict().numbers["baseline_total"] == 1000
-        assert gate.verdict().numbers["baseline_age_s"] > 0
+        numbers = wait_for(gate, PASS).numbers
+        assert numbers["baseline_total"] == 1000
+        assert numbers["baseline_age_s"] > 0
     finally:
         gate.stop()
 
