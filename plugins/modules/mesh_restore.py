@@ -90,7 +90,7 @@ options:
     description:
       - How many writes are under way at the same time, at most 32.
     type: int
-    default: 16
+    default: 32
   undo_dir:
     description:
       - The folder for copies of what is overwritten or deleted.

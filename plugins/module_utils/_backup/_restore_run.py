@@ -56,7 +56,7 @@ def restore_spec() -> Object:
         "namespace_map": {"type": "dict", "default": {}},
         "crds": {"type": "bool", "default": False},
         "prune": {"type": "bool", "default": False},
-        "workers": {"type": "int", "default": 16},
+        "workers": {"type": "int", "default": 32},
         "undo_dir": {"type": "path", "default": "~/.ansible/servicemesh-migration/undo"},
     }
 
