@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import typing as t
 
@@ -225,8 +226,10 @@ def _let_go(session: Session, made: GatewayPlan, drain: float) -> Object:
     pods = [pod["metadata"]["name"] for pod in seen.made.pods]
     drained, seconds = wait_drained(session.source, seen.namespace, pods, drain)
     if seen.view is not None:
-        seen.view = observe_pair(session.source, session.clb, seen.view.pair)
-        stop_anew(in_use(seen), "its pods are all there")
+        # Beside what was seen first: the proof that no listener changed stands on that.
+        view = observe_pair(session.source, session.clb, seen.view.pair)
+        now = dataclasses.replace(seen, view=view, made=dataclasses.replace(seen.made, service=view.target))
+        stop_anew(in_use(now), "its pods are all there")
     return {"drained": drained, "drain_seconds": seconds}
 
 

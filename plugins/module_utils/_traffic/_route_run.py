@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import typing as t
 
@@ -21,6 +20,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._client
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._lease import Lease
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._mirror import ConfigMapMirror
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh import _route_objects, _routes
+from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._drain import drain_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._route_objects import Given, Objects, read_objects
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._route_proof import Proxies
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._routes import SIDES, Ask, read_asks
@@ -119,10 +119,10 @@ def read_options(params: t.Mapping[str, t.Any]) -> Wanted:
     asks = [] if back else read_asks(params["routes"])
     objects = [] if back else read_objects(params["objects"])
     steps, gates, rules = read_stairs({**params, "allow_without_gates": params["allow_without_gates"] or back})
-    if not 0 <= params["drain_seconds"] < math.inf or params["proof_sample"] < 0:
-        raise InputError("drain_seconds or proof_sample cannot be used", todo="give numbers, 0 or more")
+    if params["proof_sample"] < 0:
+        raise InputError("proof_sample cannot be used", todo="give a number, 0 or more")
     sample = params["proof_sample"] if params["proof"] == "proxies" else None
-    drain, down = params["drain_seconds"], params["allow_down"]
+    drain, down = drain_of(params), params["allow_down"]
     return Wanted(asks, objects, steps, gates, rules, down, back, sample, drain, params["wait_timeout"])
 
 

@@ -333,9 +333,13 @@ class Patches:
         self.calls.append(f"delete {uid}")
 
 
-@pytest.mark.parametrize("weights", [(50, 0), (50, 25)], ids=["as it was", "traffic"])
+@pytest.mark.parametrize(
+    ("weights", "asked", "what"),
+    [((50, 0), "0", ""), ((50, 25), "0", "The gateway has traffic"), ((50, 0), "10", "The gateway may get traffic")],
+    ids=["as it was", "traffic", "asked for traffic"],
+)
 def test_clients_may_leave_before_the_pods_go_and_traffic_that_came_meanwhile_saves_them(
-    weights: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: tuple[int, int], asked: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, waited = Patches(), []
     session = types.SimpleNamespace(source=None, target=target, clb=None, journal=Journal(str(tmp_path), "shop"))
@@ -346,12 +350,14 @@ def test_clients_may_leave_before_the_pods_go_and_traffic_that_came_meanwhile_sa
         waited.append((namespace, names, seconds, list(target.calls)))
         return False, seconds
 
-    now = have.observed(gateway=made_gateway(), made=True, weights=weights).view
+    now, first = have.observed(gateway=made_gateway(), made=True, weights=weights).view, made.observed.view
+    assert now is not None and now.target is not None
+    now.target["metadata"]["annotations"][_ccm.WEIGHT] = asked
     monkeypatch.setattr(_gateway_run, "wait_drained", wait)
     monkeypatch.setattr(_gateway_run, "observe_pair", lambda *_all: now)
     monkeypatch.setattr(_gateway_run, "_wait_empty", lambda *_all: [])
-    if weights[1]:
-        with pytest.raises(MigrationError, match=r"has traffic: that came while.*its pods are all there"):
+    if what:
+        with pytest.raises(MigrationError, match=rf"{what}: that came while.*its pods are all there"):
             _gateway_run.remove(session, made, 1.0, 60.0)  # type: ignore[arg-type]
         assert target.calls == []
     else:
@@ -359,3 +365,4 @@ def test_clients_may_leave_before_the_pods_go_and_traffic_that_came_meanwhile_sa
         assert answer == {"drained": False, "drain_seconds": 60.0}
         assert target.calls == ["patch", "delete uid-gw"]
     assert waited == [(have.NAMESPACE, ["asm-1", "asm-2"], 60.0, [])]
+    assert made.observed.view is first  # the listeners of then are what those of the end are compared with
