@@ -145,6 +145,9 @@ class Probe:
         while not ended.wait(self._next_slot()):
             request = _UnderWay(time.monotonic())
             with self._lock:
+                # Asked again under the lock: what stop() does not find under way, it cannot cut off.
+                if ended.is_set():
+                    break
                 self._serial += 1
                 serial = self._serial
                 self._under_way[serial] = request
@@ -191,6 +194,8 @@ class Probe:
                 except (ConnectionError, http.client.RemoteDisconnected):
                     # The server closed an idle connection, which it may at any time: clients open a new one.
                     connection.close()
+                    if request.was_cut:
+                        raise
             connection = _Connection(self._options, self._context, request)
             return self._exchange(request, connection)
         except Exception as error:  # whatever goes wrong with a request is an answer of the probe
@@ -235,12 +240,25 @@ class _UnderWay:
     def __init__(self, started: float) -> None:
         self.started = started
         self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+        self.was_cut = False
 
     def attach(self, sock: socket.socket | None) -> None:
-        self._socket = sock
+        """The socket of now. Of a request that was cut off before it had one, or that tries once more, it is ended at once."""
+        with self._lock:
+            self._socket = sock
+            cut = self.was_cut
+        if cut:
+            self._end(sock)
 
     def cut(self) -> None:
-        sock = self._socket
+        with self._lock:
+            self.was_cut = True
+            sock = self._socket
+        self._end(sock)
+
+    @staticmethod
+    def _end(sock: socket.socket | None) -> None:
         if sock is not None:
             try:
                 # Not SSLSocket.shutdown: it would take the TLS state away below the thread that reads.

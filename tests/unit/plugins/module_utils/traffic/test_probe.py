@@ -28,7 +28,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._ga
     PASS,
     Verdict,
 )
-from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._probe import Probe
+from ansible_collections.servicemesh.migration.plugins.module_utils._traffic._probe import Probe, _UnderWay
 from tests.unit.plugins.module_utils.traffic.probe_defaults import HOST, options
 
 # -- requests ----------------------------------------------------------------------------------------------------
@@ -149,6 +149,10 @@ def until(probe: Probe, done: t.Callable[[Verdict], bool], seconds: float = 5) -
         time.sleep(0.01)
 
 
+def probes() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("probe ")]
+
+
 def decided(verdict: Verdict) -> bool:
     return verdict.state != INCONCLUSIVE
 
@@ -253,7 +257,7 @@ def test_start_again_forgets_and_stop_ends_all(server: Behaviour) -> None:
         assert until(probe, decided).state == PASS
     time.sleep(0.1)
     count = len(server.requests)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("probe ")]
+    assert not probes()
     time.sleep(0.2)
     assert len(server.requests) == count
     probe.start()
@@ -266,7 +270,39 @@ def test_stop_does_not_wait_for_a_server_that_hangs(server: Behaviour) -> None:
     with probing(f"http://127.0.0.1:{server.port}/", timeout=30) as probe:
         until(probe, lambda _found: bool(server.requests))
     assert not probe.verdict().numbers["answers"]  # cut, not waited for until they were late
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("probe ")]
+    assert not probes()
+
+
+def test_stop_cuts_a_kept_connection_and_does_not_ask_again(server: Behaviour) -> None:
+    """A server may close a kept connection, and then the request is sent once more: not when it was stop() that ended it."""
+    server.answer = lambda number: "200" if number == 1 else "hang"
+    with probing(f"http://127.0.0.1:{server.port}/", timeout=30, new_connection=False, concurrency=1) as probe:
+        until(probe, lambda _found: len(server.requests) == 2)
+    assert not probes()
+    assert (len(server.requests), server.connections) == (2, 1)
+
+
+def test_a_request_that_was_cut_before_it_had_a_connection_gets_none() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        request = _UnderWay(time.monotonic())
+        request.cut()
+        request.attach(ours)
+        theirs.settimeout(5)
+        assert theirs.recv(1) == b""  # ended, though nothing was cut off when there was nothing to cut
+
+
+def test_a_slot_that_comes_up_while_stop_looks_sends_nothing(server: Behaviour) -> None:
+    class Late(threading.Event):
+        """Set between the worker's waiting and its request."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            before = self.is_set()
+            self.set()
+            return before
+
+    Probe(options(f"http://127.0.0.1:{server.port}/"))._work(Late())
+    assert server.requests == []
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------
