@@ -6,7 +6,7 @@
 """Reads everything of a backup as it was at one moment, page by page, into a writer; then asks what changed meanwhile.
 
 All kinds are read at one resourceVersion (``resourceVersionMatch=Exact``), so a VirtualService and the Service it names are of
-the same moment. The next page is on its way while this one is written, and each kind is watched since its first page.
+the same moment. The next page is on its way while this one is written, and each kind is watched since its first page came.
 
 A check, which keeps nothing, reads each kind as it is now: an API server has that in memory, and reads the past from etcd.
 """
@@ -18,6 +18,7 @@ import concurrent.futures
 import dataclasses
 import datetime
 import gc
+import itertools
 import typing as t
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup import _scope, _yaml
@@ -30,9 +31,10 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds 
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._watch import Watch
 from ansible_collections.servicemesh.migration.plugins.module_utils._mesh._istio_kinds import GROUPS
 
-_AHEAD = 2
+_AHEAD = 3
 _LARGE = 16 << 20  # bytes of a page of objects; the next ones are asked for in smaller pieces
 _NAMES = 50
+_Page = tuple[Object, t.Iterator[Object]]
 
 
 @dataclasses.dataclass
@@ -72,36 +74,53 @@ def _name(kind: Kind) -> str:
 
 
 class Pages:
-    """The pages of one kind, the next one always asked for ahead. Nothing of it is kept. ``at``: empty for the present."""
+    """The pages of one kind, the next one always asked for ahead. Nothing of it is kept.
+
+    :arg at: the moment; empty for the present. :arg watch: called with the kind when the first page with something on it came.
+    """
 
     def __init__(
-        self, pool: concurrent.futures.Executor, cluster: Cluster, kind: Kind, namespaces: t.Sequence[str], at: str
+        self,
+        pool: concurrent.futures.Executor,
+        cluster: Cluster,
+        kind: Kind,
+        namespaces: t.Sequence[str],
+        at: str,
+        watch: t.Callable[[Kind], None],
     ) -> None:
-        self._pool, self._cluster, self._kind, self._at = pool, cluster, kind, at
+        self._pool, self._cluster, self._kind, self._at, self._watch = pool, cluster, kind, at, watch
+        self._empty = True
         self._places = collections.deque(sorted(namespaces) if kind.namespaced and namespaces else [""])
         # Of the past all pages are read from etcd, of the present all but the first; but a Secret may hold a megabyte.
         self._limit = LARGE_PAGE if not at and kind.group in GROUPS else PAGE
         self.version = at
         self.told: int | None = None  # how many there are, by the API server's own count
         self._place = self._places.popleft()
-        self._next: concurrent.futures.Future[Object] | None = self._ask("")
+        self._rest: int | None = None  # how many there are behind the first page, while that is read
+        self._next: concurrent.futures.Future[_Page] | None = self._ask("")
 
-    def _ask(self, token: str) -> concurrent.futures.Future[Object]:
-        return self._pool.submit(
-            self._cluster.page, self._kind, self._place, limit=self._limit, token=token, at="" if token else self._at
-        )
+    def _ask(self, token: str) -> concurrent.futures.Future[_Page]:
+        return self._pool.submit(self._page, self._place, self._limit, token)
 
-    def __iter__(self) -> t.Iterator[list[Object]]:
+    def _page(self, place: str, limit: int, token: str) -> _Page:
+        meta, items = self._cluster.part(self._kind, place, limit=limit, token=token, at="" if token else self._at)
+        if self._empty:
+            found = list(itertools.islice(items, 1))
+            items = itertools.chain(found, items)
+            if found:
+                self._empty = False
+                self._watch(self._kind)
+        return meta, items
+
+    def __iter__(self) -> t.Iterator[t.Iterator[Object]]:
         first = True
         while self._next is not None:
-            page = self._next.result()
-            meta = page.get("metadata") or {}
-            items = page.get("items") or []
+            meta, items = self._next.result()
             self.version = self.version or str(meta.get("resourceVersion", ""))
             token = meta.get("continue")
             if token:
-                if first and not self._place and "remainingItemCount" in meta:
-                    self.told = len(items) + meta["remainingItemCount"]
+                if first and not self._place:
+                    self._rest = meta.get("remainingItemCount")
                 self._next = self._ask(token)
             elif self._places:
                 self._place = self._places.popleft()
@@ -111,8 +130,10 @@ class Pages:
             first = False
             yield items
 
-    def smaller(self, size: int, count: int) -> None:
-        """The last page had this size: ask for fewer objects when they are large."""
+    def read(self, size: int, count: int) -> None:
+        """The last page was of so many bytes and objects: ask for fewer objects when they are large."""
+        if self._rest is not None:
+            self.told, self._rest = count + self._rest, None
         if size > _LARGE and count > 1:
             self._limit = max(1, int(count * _LARGE / size))
 
@@ -148,13 +169,20 @@ class Collector:
         parts = self.scope.parts(cluster)
         self._kinds = {_name(part.kind): part.kind for part in parts}
         at = str(cluster.page(_scope.NAMESPACE, limit=1)["metadata"]["resourceVersion"])
+        moment = "" if self.check else at
+
+        def watch(kind: Kind) -> None:
+            if moment:
+                self._watches[_name(kind)] = Watch(cluster, kind, moment)
+
         with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
+            about = pool.submit(lambda: {"uid": cluster.uid(), "host": cluster.host, "version": cluster.version()})
             waiting = collections.deque(parts)
             running: collections.deque[tuple[Part, Pages]] = collections.deque()
             while waiting or running:
                 while waiting and len(running) < _AHEAD:
                     part = waiting.popleft()
-                    running.append((part, Pages(pool, cluster, part.kind, self.scope.namespaces, "" if self.check else at)))
+                    running.append((part, Pages(pool, cluster, part.kind, self.scope.namespaces, moment, watch)))
                 self._kind(*running.popleft())
         self._namespaces(at)
         changed = self._definitions(at)
@@ -164,7 +192,7 @@ class Collector:
             drift["kinds"].append({"kind": _name(_scope.CRD), "changes": changed, "count": len(changed)})
         return {
             "created": datetime.datetime.now(tz=datetime.timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017
-            "cluster": {"uid": cluster.uid(), "host": cluster.host, "version": cluster.version()},
+            "cluster": about.result(),
             "resource_version": at,
             "scope": dataclasses.asdict(self.scope),
             "encrypt": self.encrypt,
@@ -184,9 +212,7 @@ class Collector:
         count = saved = 0
         try:
             for items in pages:
-                if items and not self.check and _name(kind) not in self._watches:
-                    self._watches[_name(kind)] = Watch(self.cluster, kind, pages.version)
-                before = self.writer.bytes
+                bytes_before, before = self.writer.bytes, count
                 for obj in items:
                     obj["apiVersion"], obj["kind"] = api_version, name
                     count += 1
@@ -198,7 +224,7 @@ class Collector:
                             self.references.see(obj)
                         self._add(obj)
                         saved += 1
-                pages.smaller(self.writer.bytes - before, len(items))
+                pages.read(self.writer.bytes - bytes_before, count - before)
         except MigrationError as error:
             self._refused(kind, count, error)
             return

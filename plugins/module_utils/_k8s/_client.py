@@ -19,6 +19,7 @@ import urllib.parse
 
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import InputError, MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._core._retry import retry
+from ansible_collections.servicemesh.migration.plugins.module_utils._k8s import _lists
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._configuration import configuration_of, pool_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._plain import plain_access
@@ -147,16 +148,16 @@ class Cluster:
             query["fieldSelector"] = field_selector
         while True:
             try:
-                page = self._call("GET", kind.path(namespace), query=query, where=self.where(kind, "", namespace))
+                meta, items = self._part(kind, namespace, query)
             except MigrationError as error:
                 if error.details.get("status") == 404:
                     return
                 raise
-            for item in page.get("items") or []:
+            for item in items:
                 item.setdefault("apiVersion", kind.api_version)
                 item.setdefault("kind", kind.kind)
                 yield item
-            token = (page.get("metadata") or {}).get("continue")
+            token = meta.get("continue")
             if not token:
                 return
             query["continue"] = token
@@ -165,13 +166,33 @@ class Cluster:
         self, kind: Kind, namespace: str = "", *, limit: int = PAGE, token: str = "", at: str = "", accept: str = ""
     ) -> Object:
         """One page of a LIST as it came. ``token``: of the page before; ``at``: exactly this resourceVersion. 404 is raised."""
-        query = {"limit": str(limit)}
-        if token:
-            query["continue"] = token
-        elif at:
-            query.update(resourceVersion=at, resourceVersionMatch="Exact")
         where = self.where(kind, "", namespace)
+        query = _page_query(limit, token, at)
         return self._call("GET", kind.path(namespace), query=query, where=where, accept=accept or "application/json")
+
+    def part(
+        self, kind: Kind, namespace: str = "", *, limit: int = PAGE, token: str = "", at: str = ""
+    ) -> tuple[Object, t.Iterator[Object]]:
+        """The same page as its metadata and its objects, each of these decoded when its turn comes."""
+        return self._part(kind, namespace, _page_query(limit, token, at))
+
+    def _part(self, kind: Kind, namespace: str, query: t.Mapping[str, str]) -> tuple[Object, t.Iterator[Object]]:
+        where = self.where(kind, "", namespace)
+        page = self._call("GET", kind.path(namespace), query=query, where=where, listed=True)
+        return page.get("metadata") or {}, self._told(where, page.get("items") or ())
+
+    def _told(self, where: str, items: t.Iterable[Object]) -> t.Iterator[Object]:
+        try:
+            yield from items
+        except ValueError as error:
+            raise MigrationError(
+                f"The API server of {self.name} answered with a list that is no JSON",
+                where=f"{where} at {self.host}",
+                why=str(error),
+                todo="check the proxy: something may change answers on their way; then run again",
+                transient=True,
+                details={"status": 0},
+            ) from error
 
     def groups(self) -> list[str]:
         """The names of all API groups, without the core's."""
@@ -343,9 +364,11 @@ class Cluster:
         content: str = "application/json",
         query: t.Mapping[str, str] | None = None,
         accept: str = "application/json",
+        listed: bool = False,
     ) -> Object:
+        """``listed``: the items may be an iterator."""
         return retry(
-            lambda: self._once(method, path, where=where, body=body, content=content, query=query, accept=accept),
+            lambda: self._once(method, path, where=where, body=body, content=content, query=query, accept=accept, listed=listed),
             attempts=self._attempts,
             deadline=self.until,
         )
@@ -360,6 +383,7 @@ class Cluster:
         content: str,
         query: t.Mapping[str, str] | None,
         accept: str,
+        listed: bool,
     ) -> Object:
         target = path + ("?" + urllib.parse.urlencode(query) if query else "")
         headers = {"Accept": accept, "User-Agent": AGENT, **self._auth_headers()}
@@ -381,6 +405,9 @@ class Cluster:
                 transient="certificate" not in why.lower(),
                 details={"status": 0},
             ) from error
+        parts = _lists.split(found) if listed and status < 400 else None
+        if parts is not None:
+            return {"metadata": parts[0], "items": parts[1]}
         return self._read(status, found, method, where, text=accept == "*/*")
 
     def _auth_headers(self) -> dict[str, str]:
@@ -436,6 +463,15 @@ class Cluster:
             transient=True,
             details={"status": 0},
         )
+
+
+def _page_query(limit: int, token: str, at: str) -> dict[str, str]:
+    query = {"limit": str(limit)}
+    if token:
+        query["continue"] = token
+    elif at:
+        query.update(resourceVersion=at, resourceVersionMatch="Exact")
+    return query
 
 
 def _says_so(answer: t.Any, data: bytes) -> bool:

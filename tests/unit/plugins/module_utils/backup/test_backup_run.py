@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from ansible_collections.servicemesh.migration.plugins.module_utils._backup._bac
 )
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._scope import Part
 from ansible_collections.servicemesh.migration.plugins.module_utils._backup._seal import Age, Seal, Vault
+from ansible_collections.servicemesh.migration.plugins.module_utils._core._errors import MigrationError
 from ansible_collections.servicemesh.migration.plugins.module_utils._k8s._kinds import Kind, kind_of
 
 FIRST, SECOND = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
@@ -88,6 +90,13 @@ class Api:
         obj = {"metadata": {"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": "3"}, "spec": {"hosts": ["a"]}}
         return {"metadata": {"resourceVersion": "9"}, "items": [obj] if kind.kind == "VirtualService" else []}
 
+    def part(self, kind: Kind, namespace: str = "", **query: Any) -> tuple[dict[str, Any], Any]:
+        page = self.page(kind, namespace, **query)
+        return page["metadata"], iter(page["items"])
+
+    def where(self, kind: Kind) -> str:
+        return f"source/{kind.kind}"
+
     def list_all(self, _kind: Kind) -> list[dict[str, Any]]:
         return []
 
@@ -117,3 +126,59 @@ def test_a_backup_is_of_one_moment_and_a_check_of_now(tmp_path: Path, monkeypatc
     assert facts["lists"][0]["saved"] == 1 and facts["lists"][0]["resource_version"] == "9"
     # What a backup holds may have changed meanwhile; a check holds nothing.
     assert (watched, facts["drift"]["changes"]) == (([], 0) if check else (["VirtualService"], 1))
+
+
+class Paged(Api):
+    """5 VirtualServices in pages of 2, and what the API server says of them with the first page."""
+
+    def __init__(self, says: int) -> None:
+        super().__init__()
+        self.says = says
+
+    def page(self, kind: Kind, _namespace: str = "", *, limit: int, token: str = "", at: str = "") -> dict[str, Any]:
+        if kind.kind != "VirtualService":
+            return super().page(kind, limit=limit, token=token, at=at)
+        begin = int(token or 0)
+        items = [
+            {"metadata": {"name": f"vs-{i}", "namespace": "shop", "uid": f"{i}", "resourceVersion": "3"}, "spec": {}}
+            for i in range(begin, min(begin + 2, 5))
+        ]
+        more = {"continue": str(begin + 2), "remainingItemCount": self.says - begin - 2} if begin + 2 < 5 else {}
+        return {"metadata": {"resourceVersion": "9", **more}, "items": items}
+
+
+def collect(monkeypatch: pytest.MonkeyPatch, api: Api, *kinds: Kind, watched: Any = lambda _kind: None) -> dict[str, Any]:
+    monkeypatch.setattr(_collect.Scope, "parts", lambda _self, _cluster: [Part(kind) for kind in kinds])
+
+    def watch(_cluster: object, kind: Kind, _version: str) -> SimpleNamespace:
+        watched(kind)
+        return SimpleNamespace(events=list, close=lambda: None)
+
+    monkeypatch.setattr(_collect, "Watch", watch)
+    scope = _collect.Scope([], [], [], [], "none", "none", "none", "none", "none")
+    with Writer(None, None) as writer:
+        return _collect.Collector(api, scope, writer, "none").run()  # type: ignore[arg-type]
+
+
+def test_pages_are_counted_against_what_the_api_server_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = kind_of("networking.istio.io/v1", "VirtualService")
+    assert collect(monkeypatch, Paged(says=5), kind)["lists"][0]["saved"] == 5
+    with pytest.raises(MigrationError, match="not complete") as told:
+        collect(monkeypatch, Paged(says=6), kind)
+    assert "5 objects were read, the API server says that it has 6" in told.value.why and told.value.transient
+
+
+def test_a_kind_is_watched_before_the_kinds_in_front_of_it_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events need a moment to come: that moment is not added to the end of the backup."""
+    first, second = kind_of("networking.istio.io/v1", "VirtualService"), kind_of("networking.istio.io/v1", "Gateway")
+    watched = threading.Event()
+    monkeypatch.setattr(Writer, "add", lambda *_words, **_more: watched.wait(20) or pytest.fail("not watched yet"))
+
+    class Two(Api):
+        def part(self, kind: Kind, namespace: str = "", **query: Any) -> tuple[dict[str, Any], Any]:
+            meta, _items = super().part(kind, namespace, **query)
+            obj = {"metadata": {"name": "a", "namespace": "shop"}, "spec": {}}
+            return meta, iter([obj] if kind in (first, second) else [])
+
+    facts = collect(monkeypatch, Two(), first, second, watched=lambda kind: watched.set() if kind == second else None)
+    assert [entry["saved"] for entry in facts["lists"][:2]] == [1, 1]
