@@ -251,7 +251,7 @@ def test_an_api_server_that_restarts_in_the_middle(shop: World, tmp_path: Path, 
 def test_an_api_server_that_restarts_while_it_is_read(shop: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two pages: either the same moment is read on, or it is told and there is no archive."""
     small_pages(monkeypatch)
-    page, asked = Cluster.page, []
+    page, asked = Cluster.part, []
 
     def stop(self: Cluster, kind: Any, *args: Any, **more: Any) -> Any:
         if kind.kind == "VirtualService" and more.get("token") and not asked:
@@ -259,7 +259,7 @@ def test_an_api_server_that_restarts_while_it_is_read(shop: World, tmp_path: Pat
             shop.restart()
         return page(self, kind, *args, **more)
 
-    monkeypatch.setattr(Cluster, "page", stop)
+    monkeypatch.setattr(Cluster, "part", stop)
     told = ""
     try:
         found = backup(shop, tmp_path)
@@ -289,7 +289,7 @@ def test_a_kind_that_vanishes_between_two_pages_fails_the_backup(
     make(target, *(vs(f"v{i}") for i in range(25)), service("web"))
     crd = target.cluster.get(CRD, name)
     assert crd
-    page = Cluster.page
+    page = Cluster.part
 
     def vanish(self: Cluster, kind: Any, *args: Any, **more: Any) -> Any:
         if kind.kind == "VirtualService" and more.get("token"):
@@ -298,7 +298,7 @@ def test_a_kind_that_vanishes_between_two_pages_fails_the_backup(
             wait(lambda: _code(lambda: page(self, kind)) == 404, "the kind is gone")
         return page(self, kind, *args, **more)
 
-    monkeypatch.setattr(Cluster, "page", vanish)
+    monkeypatch.setattr(Cluster, "part", vanish)
     try:
         with pytest.raises(MigrationError, match="removed while it was read"):
             backup(target, tmp_path)
@@ -359,7 +359,7 @@ def test_a_kind_that_vanishes_while_it_is_read(shop: World, tmp_path: Path, monk
     name = "telemetries.telemetry.istio.io"
     crd = shop.cluster.get(CRD, name)
     assert crd
-    page = Cluster.page
+    page = Cluster.part
 
     def vanish(self: Cluster, kind: Any, *args: Any, **more: Any) -> Any:
         if kind.kind == "Telemetry":
@@ -368,7 +368,7 @@ def test_a_kind_that_vanishes_while_it_is_read(shop: World, tmp_path: Path, monk
             wait(lambda: _code(lambda: page(self, kind)) == 404, "the kind is gone")
         return page(self, kind, *args, **more)
 
-    monkeypatch.setattr(Cluster, "page", vanish)
+    monkeypatch.setattr(Cluster, "part", vanish)
     try:
         found = backup(shop, tmp_path)
         left = {entry["kind"]: entry["why"] for entry in found.result["left_out"]}
