@@ -47,7 +47,7 @@ def _members(text: str, at: int, lead: str) -> tuple[Object, int]:
     found: Object = {}
     while text[at] == lead:
         name, at = _decode(text, at + 1)
-        if text[at] != ":" or type(name) is not str or name in found:
+        if text[at] != ":" or not isinstance(name, str) or name in found:
             raise ValueError(f"no new member of a list at character {at}")
         if name == "items":
             return found, at + 1
@@ -70,7 +70,7 @@ def _objects(text: str, at: int, before: Object, metadata: Object) -> t.Iterator
         if text[at] != lead:
             raise ValueError(f"neither an item nor the end of the list at character {at}")
         item, at = _decode(text, at + 1)
-        if type(item) is not dict:
+        if not isinstance(item, dict):
             raise ValueError(f"an item that is no object ends at character {at}")
         yield item
         lead, last = ",", text.startswith("]", at)
