@@ -46,18 +46,21 @@ def steering_kind(target: Cluster) -> Kind | None:
     return served_as(target.served(GROUP), GROUP, KIND, "v1beta1")
 
 
-def _found(target: Cluster, kind: Kind, patience: float) -> Object | None:
-    """ASM makes the resource a moment after the cluster has joined."""
+def _found(target: Cluster, kind: Kind, wanted: Wanted, patience: float) -> Steering | None:
+    """ASM makes the resource a moment after the cluster has joined, and writes into it where it is a moment after that."""
     end = time.monotonic() + patience
-    while (found := target.get(kind, NAME)) is None and time.monotonic() < end:
+    while True:
+        found = target.get(kind, NAME)
+        now = read(found) if found else None
+        fresh = now is None or not (now.state or now.message or now.desired == wanted.state)
+        if not fresh or time.monotonic() >= end:
+            return now
         time.sleep(0.2)
-    return found
 
 
 def observe(target: Cluster, source: Cluster | None, kind: Kind | None, wanted: Wanted, patience: float = 0.0) -> Observed:
     """The resource; and the source's versions and pods when something is going to be asked for."""
-    found = _found(target, kind, patience) if kind else None
-    seen = Observed(kind is not None, read(found) if found else None)
+    seen = Observed(kind is not None, _found(target, kind, wanted, patience) if kind else None)
     now = seen.steering
     if source is not None and now is not None and not behind(now, wanted) and (now.desired != wanted.state or now.message):
         seen.kubernetes, seen.istio = source.version(), istio_version(source)

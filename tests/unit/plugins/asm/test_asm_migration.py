@@ -222,6 +222,22 @@ def test_a_run_that_was_killed_after_its_write_is_continued(bench: Bench, asm: A
     assert done["changed"] is False and done["migration_state"]["state"] == SETUP and bench.target.writes == []
 
 
+def test_a_resource_that_asm_has_just_made_is_waited_for(bench: Bench, asm: Asm) -> None:
+    """The cluster joined a moment ago: there is a resource, and nothing in it says yet where it is."""
+    del asm.object["status"]
+    checked = step(bench, SETUP, check=True)
+    assert "no state yet" in str(checked)  # a check waits for nothing
+    reads = iter(range(100))
+
+    def later(memory: Memory) -> None:
+        if next(reads) == 2:
+            asm.work(memory)
+
+    bench.target.reads = later
+    done = step(bench, SETUP)
+    assert done["changed"] is True and done["migration_state"]["state"] == SETUP
+
+
 def test_a_field_that_the_type_does_not_know_is_not_reported_as_set(bench: Bench, asm: Asm) -> None:
     bench.target.prune = lambda body: {**body, "spec": {k: v for k, v in body["spec"].items() if k != "advancedOptions"}}
     answer = step(bench, INIT, keep_istio_system_injection=True)
