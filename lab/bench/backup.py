@@ -274,7 +274,7 @@ def p1(lab: Lab, say: Say) -> list[Figure]:
             "kubectl": lambda: bench.kubectl("get", "virtualservices,destinationrules,services", "-A", "-o", "yaml", out=yaml),
         }
         used: dict[str, list[Used]] = {name: [] for name in contenders}
-        # In one order the API server would collect its garbage in the time of always the same one.
+        # Every third large list or so takes the API server longer: in one order always that of the same contender.
         orders = list(itertools.permutations(contenders))
         for turn, order in enumerate(orders):
             say(f"P1: turn {turn + 1} of {len(orders)}: {', '.join(order)}")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -167,6 +168,11 @@ class Asm:
         moved = {} if self.message else {"state": spec["desiredState"], "retryCounter": spec["retryCounter"]}
         self.object.update(spec=spec, status={"retryCounter": 0, **status, **moved, "message": self.message})
 
+    def work_at(self, number: int) -> None:
+        """ASM takes its time: what it does is there with that read, counted from 0."""
+        reads = itertools.count()
+        self.memory.reads = lambda memory: self.work(memory) if next(reads) == number else None
+
 
 @pytest.fixture
 def asm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Asm:
@@ -211,13 +217,7 @@ def test_a_check_that_fails_is_told_and_asked_for_again(bench: Bench, asm: Asm) 
 
 def test_a_run_that_was_killed_after_its_write_is_continued(bench: Bench, asm: Asm) -> None:
     asm.object["spec"]["desiredState"] = SETUP
-    reads = iter(range(100))
-
-    def later(memory: Memory) -> None:
-        if next(reads) == 3:
-            asm.work(memory)
-
-    bench.target.reads = later
+    asm.work_at(3)
     done = step(bench, SETUP)
     assert done["changed"] is False and done["migration_state"]["state"] == SETUP and bench.target.writes == []
 
@@ -227,13 +227,7 @@ def test_a_resource_that_asm_has_just_made_is_waited_for(bench: Bench, asm: Asm)
     del asm.object["status"]
     checked = step(bench, SETUP, check=True)
     assert "no state yet" in str(checked)  # a check waits for nothing
-    reads = iter(range(100))
-
-    def later(memory: Memory) -> None:
-        if next(reads) == 2:
-            asm.work(memory)
-
-    bench.target.reads = later
+    asm.work_at(2)
     done = step(bench, SETUP)
     assert done["changed"] is True and done["migration_state"]["state"] == SETUP
 
